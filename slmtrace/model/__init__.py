@@ -1,0 +1,1 @@
+"""What the analysis speaks of: taxonomy, events, tracks, windows, segments, reports. Plain data, no input or output."""

@@ -1,0 +1,123 @@
+"""The event table: numpy columns of equal length, one row an event, all times CLOCK_MONOTONIC ns."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+SmallInts = NDArray[np.int32]
+Bytes = NDArray[np.uint8]
+
+NO_EVENT = -1
+NO_STAGE = 255
+
+
+class EventKind(enum.IntEnum):
+    """What an event is. Stored integers never change."""
+
+    # A call on a thread; name: label; stage; size_bytes. With accounting, detail: its thread's on-CPU ns, count: minor
+    # faults, flags: major faults; without, detail is 0 and count 1.
+    RANGE = 1
+    IMPORT = 2  # a module's execution; name: module
+    DLOPEN = 3  # an extension module's dlopen; name: module
+    # A stretch of a request on no thread in particular; name, stage, request; count and detail: of a generator, its
+    # items and the ns inside it; of an engine's step, the request's own tokens and all tokens of the step.
+    ASYNC = 4
+    MARK = 5  # an instant; name: MARK_*; request
+    FAULT = 6  # one page fault; detail: address; flags: FAULT_*; file
+    SYSCALL = 7  # one system call; name: its name; detail: return value; size_bytes; file where known
+    FOLD = (
+        8  # many short events; name: class; count; work_ns: their summed own time; size_bytes; file; flags: FoldClass
+    )
+    BLOCK_IO = 9  # one block request, on a device track; detail: sector; name: read or write; size_bytes
+    COMPACTION = 10  # flags: status
+    RECLAIM = 11  # detail: pages reclaimed
+    KHUGEPAGED = 12
+    MIGRATE = 13  # count: pages migrated; detail: pages failed
+    MALLOC = 14  # one slow allocator call; name: function; size_bytes; detail: pointer
+    SAMPLE = 15  # one stack sample; name: stack, root first, frames joined by ';'
+    CUDA_API = 16  # one driver or runtime call; name; detail: correlation id
+    GPU_KERNEL = 17  # on a stream track; name; detail: correlation id
+    GPU_MEMCPY = 18  # on a stream track; name: kind; size_bytes; detail: correlation id; flags: 1 if pinned
+    GPU_MEMSET = 19
+    GPU_SYNC = 20  # on a thread track; detail: correlation id; flags: the stream waited for, 0: all
+    UPROBE = 21  # one call of a probed user function; name
+    NOTE = 22  # an instant; name: text
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """The event table. Rows are in no order; `sort_events` orders them by (track, start, -end, row)."""
+
+    start_ns: Ints
+    end_ns: Ints
+    track: SmallInts  # row in Tracks
+    kind: Bytes  # EventKind
+    stage: Bytes  # Stage, or NO_STAGE
+    flags: NDArray[np.uint16]  # meaning by kind
+    name: SmallInts  # row in Strings
+    file: SmallInts  # row in Strings (a path), 0: none
+    request: SmallInts  # row in Strings (a request id), 0: none
+    count: SmallInts  # how many it stands for
+    size_bytes: Ints
+    work_ns: Ints  # the time that it explains; end - start but for folds and generators
+    detail: Ints  # meaning by kind
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Events:
+        """Return the table of these rows, in their order."""
+        return Events(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+COLUMN_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "start_ns": np.dtype(np.int64),
+    "end_ns": np.dtype(np.int64),
+    "track": np.dtype(np.int32),
+    "kind": np.dtype(np.uint8),
+    "stage": np.dtype(np.uint8),
+    "flags": np.dtype(np.uint16),
+    "name": np.dtype(np.int32),
+    "file": np.dtype(np.int32),
+    "request": np.dtype(np.int32),
+    "count": np.dtype(np.int32),
+    "size_bytes": np.dtype(np.int64),
+    "work_ns": np.dtype(np.int64),
+    "detail": np.dtype(np.int64),
+}
+_DEFAULTS = {"stage": NO_STAGE, "count": 1}
+
+
+def make_events(n: int, **columns: object) -> Events:
+    """Make a table of `n` rows: a column is an array of length n or one value for all rows; those left out are 0.
+
+    `stage` is NO_STAGE, `count` 1 and `work_ns` end - start when left out.
+    """
+    unknown = set(columns) - set(COLUMN_DTYPES)
+    if unknown:
+        raise TypeError(f"no such column: {sorted(unknown)}")
+    made: dict[str, NDArray[np.generic]] = {}
+    for name, dtype in COLUMN_DTYPES.items():
+        if name == "work_ns" and name not in columns:
+            made[name] = np.subtract(made["end_ns"], made["start_ns"])
+            continue
+        value = np.asarray(columns.get(name, _DEFAULTS.get(name, 0)))
+        made[name] = np.ascontiguousarray(np.broadcast_to(value, (n,)), dtype=dtype)
+    return Events(**made)  # type: ignore[arg-type]
+
+
+def concatenate_events(tables: list[Events]) -> Events:
+    """Put tables one after the other."""
+    if not tables:
+        return make_events(0)
+    return Events(**{name: np.concatenate([getattr(table, name) for table in tables]) for name in COLUMN_DTYPES})
+
+
+def sort_events(events: Events) -> Events:
+    """Order by (track, start, -end, row): parents come before their children."""
+    return events.take(np.lexsort((-events.end_ns, events.start_ns, events.track)))

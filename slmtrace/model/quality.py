@@ -1,0 +1,40 @@
+"""Counters of what was wrong with the data. Nothing is repaired in silence: every report prints these."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+
+
+class Issue(enum.Enum):
+    """What was found wrong, as the report says it."""
+
+    NEGATIVE_DURATION = "events that ended before they began, set to zero length"
+    CROSSING_EVENTS = "events that overlapped without nesting, cut at their parent's end"
+    UNKNOWN_KIND = "records of a kind unknown to this build, skipped"
+    UNFINISHED_RANGE = "ranges whose end was never recorded, ended with their thread"
+    CUT_LOG = "raw logs cut inside a record, the cut record skipped"
+    MISSING_STRING = "records whose text was lost"
+    LOST_SWITCH = "scheduler records that contradict one another (lost switches)"
+    REBUILT_SWITCH = "switches that the kernel did not report, rebuilt from its account of CPU time"
+    FOLD_OVERFLOW = "ns of summed short events found no place in their thread's time on a CPU"
+    UNREADABLE_LOG = "raw logs that could not be read"
+    IMPLAUSIBLE_TIME = "records with a time outside the recording, skipped"
+    DAMAGED_RECORD = "records with values that cannot be, skipped"
+    UNPAIRED_BLOCK_IO = "block requests that started or ended twice in a row, skipped"
+
+
+class Quality:
+    """Count issues."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Issue] = Counter()
+
+    def note(self, issue: Issue, n: int = 1) -> None:
+        """Count `n` more of an issue."""
+        if n:
+            self.counts[issue] += int(n)
+
+    def lines(self) -> list[str]:
+        """Return one line an issue, in the order of their definition."""
+        return [f"{self.counts[issue]:,} {issue.value}" for issue in Issue if self.counts[issue]]

@@ -1,0 +1,98 @@
+"""Find the windows of a trace: `load`, and one `ttft` a request, from the marks that the instrument wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..capture.layout import MARK_FIRST_TOKEN, MARK_READY, MARK_REQUEST_START
+from .events import EventKind
+from .taxonomy import WindowKind
+from .trace import Trace, Window
+
+SOCKET_NOTE = "from its first bytes read to its first body bytes written; stages are unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An instant that the instrument wrote on a thread."""
+
+    ts_ns: int
+    track: int
+    request: str
+
+
+def find_windows(trace: Trace) -> list[Window]:
+    """Return the load window, if the recording saw the target start, and the ttft windows in order of their start."""
+    requests = _request_windows(trace)
+    load = _load_window(trace, first_request_ns=requests[0].start_ns if requests else None)
+    return ([load] if load else []) + requests
+
+
+def marks(trace: Trace, name: str) -> list[Mark]:
+    """Return the marks of one name in order of time."""
+    events = trace.events
+    rows = np.flatnonzero(events.kind == EventKind.MARK)
+    found = [
+        Mark(int(events.start_ns[row]), int(events.track[row]), trace.strings[int(events.request[row])])
+        for row in rows
+        if trace.strings[int(events.name[row])] == name
+    ]
+    return sorted(found, key=lambda mark: mark.ts_ns)
+
+
+def _request_windows(trace: Trace) -> list[Window]:
+    """Make the window of each request from the marks of the process that is furthest out: it saw the start first.
+
+    A client's first token counts, not its server's, which may be stamped after the client has the bytes. Where the
+    outermost process saw no first token, another's has to do.
+    """
+    starts = _first_by_request_and_process(trace, MARK_REQUEST_START)
+    ends = _first_by_request_and_process(trace, MARK_FIRST_TOKEN)
+    windows: list[Window] = []
+    note = SOCKET_NOTE if "attached_ns" in (trace.manifest.get("target") or {}) else ""
+    for request, start_by_process in starts.items():
+        process, start = next(iter(start_by_process.items()))
+        end_by_process = ends.get(request, {})
+        end = end_by_process.get(process) or next(iter(end_by_process.values()), None)
+        if end is not None and end.ts_ns > start.ts_ns:
+            windows.append(Window(WindowKind.TTFT, len(windows), start.ts_ns, end.ts_ns, end.track, request, note))
+    return windows
+
+
+def _first_by_request_and_process(trace: Trace, name: str) -> dict[str, dict[int, Mark]]:
+    """Return the first mark of a name in each process, by request; both in order of time."""
+    found: dict[str, dict[int, Mark]] = {}
+    for mark in marks(trace, name):
+        found.setdefault(mark.request, {}).setdefault(trace.tracks[mark.track].pid, mark)
+    return found
+
+
+def _load_window(trace: Trace, first_request_ns: int | None) -> Window | None:
+    target = trace.manifest.get("target") or {}
+    start_ns = target.get("start_ns")
+    if not isinstance(start_ns, int):
+        return None
+    ready = [m for m in marks(trace, MARK_READY) if first_request_ns is None or m.ts_ns <= first_request_ns]
+    if ready and ready[-1].ts_ns > start_ns:
+        return Window(WindowKind.LOAD, 0, start_ns, ready[-1].ts_ns, ready[-1].track)
+    track = trace.tracks.thread(int(target.get("pid", 0)))
+    if first_request_ns is not None and first_request_ns > start_ns:
+        return Window(
+            WindowKind.LOAD,
+            0,
+            start_ns,
+            first_request_ns,
+            track,
+            note="no model load was seen",
+        )
+    end_ns = target.get("end_ns") or _last_evidence_ns(trace)
+    if end_ns <= start_ns:
+        return None
+    return Window(WindowKind.LOAD, 0, start_ns, end_ns, track, note="the target never got ready: ends with the target")
+
+
+def _last_evidence_ns(trace: Trace) -> int:
+    last_event_ns = int(trace.events.end_ns.max()) if len(trace.events) else 0
+    return max(last_event_ns, trace.sched.end_ns)
