@@ -1,0 +1,2 @@
+/* Stands in for the kernel's configuration, so that bcc needs no kernel headers. */
+#define CONFIG_BPF_SYSCALL 1

@@ -1,0 +1,1 @@
+/* Empty: bcc's preamble includes it and needs nothing of it. */

@@ -1,0 +1,121 @@
+"""Where to probe an allocator: which library a process uses, and the addresses of its functions."""
+
+from __future__ import annotations
+
+import platform
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+FUNCTIONS = ("malloc", "calloc", "realloc", "free")
+_LIBRARIES = ("libc.so", "libc-2.", "libjemalloc", "libtcmalloc", "libmimalloc")
+_SHT_DYNSYM = 11
+_MAX_PROLOGUE_BYTES = 48
+
+
+class Site(NamedTuple):
+    """An address to probe; a slow one makes the kernel single-step each call (10 us and more)."""
+
+    address: int
+    is_slow: bool
+
+
+def allocators_of(pid: int) -> list[str]:
+    """Return the allocators that a process has mapped, as paths that we can open."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    paths = {fields[5] for fields in (line.split(None, 5) for line in lines) if len(fields) == 6}
+    ours = sorted(path for path in paths if Path(path).name.startswith(_LIBRARIES))
+    # Through the process's own root, for it may live in a container.
+    return [path if Path(path).exists() else f"/proc/{pid}/root{path}" for path in ours]
+
+
+def find_sites(path: str) -> dict[str, Site]:
+    """Return where to probe each of FUNCTIONS that a library defines.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a 64-bit ELF file.
+    """
+    image = Path(path).read_bytes()
+    try:
+        symbols = _dynamic_symbols(image)
+        return {name: _site(image, symbols[name]) for name in FUNCTIONS if name in symbols}
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"{path} is damaged") from error
+
+
+def _dynamic_symbols(image: bytes) -> dict[str, int]:
+    if image[:5] != b"\x7fELF\x02":
+        raise ValueError("not a 64-bit ELF file")
+    (table_at,) = struct.unpack_from("<Q", image, 0x28)
+    entry_bytes, n_entries = struct.unpack_from("<HH", image, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", image, table_at + index * entry_bytes) for index in range(n_entries)]
+    found: dict[str, int] = {}
+    for section in (section for section in sections if section[1] == _SHT_DYNSYM):
+        strings_at = sections[section[6]][4]
+        for at in range(section[4], section[4] + section[5], 24):
+            name_at, _, _, defined_in, address, _ = struct.unpack_from("<IBBHQQ", image, at)
+            if defined_in and address:
+                start = strings_at + name_at
+                found[image[start : image.index(b"\0", start)].decode()] = address
+    return found
+
+
+def _site(image: bytes, address: int) -> Site:
+    """Move a probe to the first instruction that the kernel emulates instead of single-stepping it.
+
+    Those are push, nop, jump and call (arch/x86/kernel/uprobes.c). Only instructions that leave the stack and the
+    arguments alone may be passed.
+    """
+    if platform.machine() != "x86_64":
+        return Site(address, False)
+    start = _file_offset(image, address)
+    code = image[start : start + _MAX_PROLOGUE_BYTES]
+    at = 0
+    while at < len(code) - 8:
+        rest = code[at:]
+        if (
+            0x50 <= rest[0] <= 0x57
+            or (rest[0] == 0x41 and 0x50 <= rest[1] <= 0x57)
+            or rest[0] in (0x90, 0xE8, 0xE9, 0xEB)
+        ):
+            return Site(address + at, False)
+        n_bytes = _passable_bytes(rest)
+        if not n_bytes:
+            break
+        at += n_bytes
+    return Site(address, True)
+
+
+def _is_emulated(code: bytes) -> bool:
+    is_push = 0x50 <= code[0] <= 0x57 or (code[0] == 0x41 and 0x50 <= code[1] <= 0x57)
+    return is_push or code[0] in (0x90, 0xE8, 0xE9, 0xEB)  # nop, call, jmp
+
+
+def _passable_bytes(code: bytes) -> int:
+    """Return the length of an instruction that may be passed, or 0."""
+    if code[:4] == b"\xf3\x0f\x1e\xfa":  # endbr64
+        return 4
+    if code[:3] == b"\x48\x85\xff":  # test %rdi,%rdi
+        return 3
+    if code[:2] == b"\x0f\x84":  # je, as in free(NULL)
+        return 6
+    if code[0] == 0x74:  # je, short
+        return 2
+    # mov %reg,%reg, unless it changes an argument (%rdi, %rsi)
+    if code[:2] in (b"\x48\x89", b"\x49\x89") and code[2] >= 0xC0 and (code[0] == 0x49 or code[2] & 7 not in (4, 6, 7)):
+        return 3
+    return 0
+
+
+def _file_offset(image: bytes, address: int) -> int:
+    (table_at,) = struct.unpack_from("<Q", image, 0x20)
+    entry_bytes, n_entries = struct.unpack_from("<HH", image, 0x36)
+    for index in range(n_entries):
+        kind, _, offset, start, _, n_bytes = struct.unpack_from("<IIQQQQ", image, table_at + index * entry_bytes)
+        if kind == 1 and start <= address < start + n_bytes:  # PT_LOAD
+            return int(address - start + offset)
+    raise ValueError("symbol outside the file")

@@ -1,0 +1,244 @@
+"""One recording: bring the programs up, follow processes on command, drain, and account for everything at the end."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from ...capture.layout import RING, LostCause, RingType
+from ...capture.rawlog import encode_header
+from ...capture.syscalls import syscall_interests, syscall_names
+from .allocator import FUNCTIONS, allocators_of, find_sites
+from .btf import read_btf
+from .files import FileFinder
+from .groups import argument_offsets, common_macros, plan_groups
+from .log import open_log
+from .privileges import drop_capabilities
+from .programs import MAX_FILES, MAX_THREADS, Programs
+from .ring import Ring
+from .threads import Threads, sum_per_cpu
+from .timing import Timing
+from .tracefs import find_tracefs
+
+ALIVE_EVERY_S = 0.25
+FILES_EVERY_S = 0.1
+# Flags of a system call's rule in ebpf/syscalls.bpf.c.
+_ALWAYS, _SIZED, _TIMEOUT, _WRITES, _ARGUMENT = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12
+# What a system call does with its second argument, in ebpf/http.bpf.c.
+_RECEIVES, _SENDS, _VECTOR, _MESSAGE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_HTTP_CALLS = {
+    **dict.fromkeys(("read", "recvfrom"), _RECEIVES),
+    **dict.fromkeys(("write", "sendto"), _SENDS),
+    "readv": _RECEIVES | _VECTOR,
+    "writev": _SENDS | _VECTOR,
+    "recvmsg": _RECEIVES | _MESSAGE,
+    "sendmsg": _SENDS | _MESSAGE,
+}
+_COUNTER_SEEN, _COUNTER_RING_FULL, _COUNTER_THREAD_MAP_FULL = 0, 1, 2
+_MAX_REASON_CHARS = 200
+
+
+class Session:
+    """Everything that a recording holds.
+
+    Raises:
+        OSError, RuntimeError, ImportError: it cannot begin; the message says why.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        page_bytes = mmap.PAGESIZE
+        ring_bytes = 1 << max(page_bytes, int(config["ring_bytes"])).bit_length() - 1
+        macros = {
+            **common_macros(page_bytes),
+            "RING_PAGES": ring_bytes // page_bytes,
+            "MAX_THREADS": MAX_THREADS,
+            "MAX_FILES": MAX_FILES,
+            "THRESHOLD_NS": int(config["threshold_ns"]),
+        }
+        avoid = tuple(config.get("avoid", ()))
+        groups = plan_groups(
+            read_btf(), _tracefs_or_nothing(), config["malloc"] == "full", bool(config.get("http")), avoid
+        )
+        self._timing = Timing()
+        self.programs = Programs(Path(config["source_dir"]), groups, macros)
+        if self.programs.statuses["tree"].status == "unavailable":
+            raise RuntimeError(self.programs.statuses["tree"].reason)
+        rules = self.programs.table("syscall_rules")
+        if rules is not None:
+            _write_syscall_rules(rules)
+        http_calls = self.programs.table("http_calls")
+        if http_calls is not None:
+            _write_http_calls(http_calls)
+        self._log = open_log(config["log"], self._header(config, ring_bytes), config["uid"], config["gid"])
+        self.capabilities = drop_capabilities()
+        self._ring = Ring(self.programs["ring"].map_fd, ring_bytes)
+        self._ring_bytes = ring_bytes
+        self._threads = Threads(self.programs["threads"], self._log)
+        self._finder = FileFinder()
+        self._probed: dict[str, str] = {}  # allocators by path, with what went wrong
+        self._is_malloc_traced = config["malloc"] == "full"
+        self._unresolved: list[tuple[int, int, int]] = []
+        self._told_lost: dict[LostCause, int] = {}
+        self._next_alive = self._next_files = 0.0
+        self._start_cpu_ns = time.process_time_ns()
+
+    def _header(self, config: dict[str, Any], ring_bytes: int) -> bytes:
+        return encode_header(
+            "ebpf",
+            RING,
+            machine=platform.machine(),
+            kernel=platform.release(),
+            start_ns=time.monotonic_ns(),
+            threshold_ns=int(config["threshold_ns"]),
+            ring_bytes=ring_bytes,
+            groups=self.statuses(),
+        )
+
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """Return how each group fares, as JSON."""
+        return {
+            name: {"status": group.status, "reason": group.reason[:_MAX_REASON_CHARS], "attached": list(group.attached)}
+            for name, group in self.programs.statuses.items()
+        }
+
+    def enroll(self, pid: int) -> int:
+        """Follow a process and all that descends from it; return the number of threads."""
+        if self._is_malloc_traced:
+            for path in allocators_of(pid):
+                self.probe_allocator(path)
+        self._timing.begin(time.monotonic_ns())
+        return self._threads.enroll(pid)
+
+    def probe_allocator(self, path: str) -> str:
+        """Probe the functions of one allocator; return what went wrong."""
+        if path in self._probed:
+            return self._probed[path]
+        failures = []
+        try:
+            sites = find_sites(path)
+        except (OSError, ValueError) as error:
+            sites, failures = {}, [f"{path}: {error}"]
+        for function in FUNCTIONS:
+            site = sites.get(function)
+            if site is None:
+                continue
+            entry = f"on_{function}"
+            failure = self.programs.attach_function(path, site.address, entry, f"{entry}_return")
+            if failure:
+                failures.append(failure)
+            elif site.is_slow:
+                failures.append(f"{function} in {path} begins so that each call is single-stepped: it looks slower")
+        self._probed[path] = "; ".join(failures)
+        return self._probed[path]
+
+    def work(self) -> bool:
+        """Drain, name new files, and give a sign of life when it is due; say whether there was anything to drain."""
+        before = self._log.written
+        now_ns = time.monotonic_ns()
+        is_empty = self._ring.drain(self._log.append)
+        had_records = self._log.written > before
+        now_s = now_ns / 1e9
+        self._timing.end_if_due(now_ns, self.programs.self_time)
+        if now_s >= self._next_files:
+            self._next_files = now_s + FILES_EVERY_S
+            self._name_files()
+        if is_empty and now_s >= self._next_alive:
+            self._next_alive = now_s + ALIVE_EVERY_S
+            self._give_sign_of_life(now_ns)
+        return had_records
+
+    def _name_files(self) -> None:
+        queue = self.programs["new_files"]
+        self._finder.forget_processes()
+        while True:
+            try:
+                key = queue.pop()
+            except KeyError:
+                break
+            self._name_file((key.device, key.inode, key.tgid))
+
+    def _name_file(self, touched: tuple[int, int, int]) -> None:
+        device, inode, pid = touched
+        found = self._finder.find((device, inode), pid)
+        if found is None:
+            self._unresolved.append(touched)
+        else:
+            self._log.note_file(found.path, inode, device, found.size_bytes)
+
+    def _give_sign_of_life(self, drained_until_ns: int) -> None:
+        for cause, count in self._lost().items():
+            new = count - self._told_lost.get(cause, 0)
+            if new > 0:
+                self._log.note_lost(cause, new)
+                self._told_lost[cause] = count
+        self._log.note_lost_total(sum(self._told_lost.values()))
+        self._log.note(RingType.ALIVE, ts_ns=drained_until_ns, a=self._seen())
+
+    def _seen(self) -> int:
+        return sum_per_cpu(self.programs["counters"], _COUNTER_SEEN) + self._log.own
+
+    def _lost(self) -> dict[LostCause, int]:
+        counters = self.programs["counters"]
+        return {
+            LostCause.RING_FULL: sum_per_cpu(counters, _COUNTER_RING_FULL),
+            LostCause.THREAD_MAP_FULL: sum_per_cpu(counters, _COUNTER_THREAD_MAP_FULL),
+            LostCause.LOG_WRITE: self._log.lost,
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Stop the programs, write what is still to be written, and return the books."""
+        end_ns = time.monotonic_ns()
+        self._threads.finish()
+        self.programs.detach()
+        while not self._ring.drain(self._log.append):
+            time.sleep(0.001)
+        self._name_files()
+        unresolved, self._unresolved = self._unresolved, []
+        for touched in unresolved:
+            self._name_file(touched)
+        self._give_sign_of_life(end_ns)
+        self._timing.end(self.programs.self_time)
+        return {
+            "seen": self._seen(),
+            "written": self._log.written,
+            "lost": {cause.name.lower(): count for cause, count in self._lost().items() if count},
+            "ns_per_run": self._timing.ns_per_run,
+            "bpf_missed_runs": sum(missed for _, _, missed in self.programs.self_time().values()),
+            "start_cpu_ns": self._start_cpu_ns,
+            "cpu_ns": time.process_time_ns() - self._start_cpu_ns,
+            "ring_peak_fraction": round(self._ring.peak_bytes / self._ring_bytes, 4),
+            "unnamed_files": len(self._unresolved),
+            "allocators": self._probed,
+        }
+
+
+def _tracefs_or_nothing() -> Path:
+    try:
+        return find_tracefs()
+    except OSError:
+        return Path("/nonexistent")
+
+
+def _write_syscall_rules(table: Any) -> None:
+    offsets = argument_offsets()
+    interests = syscall_interests(platform.machine())
+    for number in range(len(table)):
+        interest = interests.get(number)
+        rule = 6  # FoldClass.OTHER_SYSCALL
+        if interest is not None:
+            rule = int(interest.fold_class)
+            rule |= _ALWAYS * interest.is_always_sent | _SIZED * interest.is_size
+            rule |= _TIMEOUT * interest.is_timeout | _WRITES * interest.writes
+            if interest.argument >= 0:
+                rule |= _ARGUMENT | offsets[interest.argument] << 16
+        table[ctypes.c_int(number)] = ctypes.c_uint32(rule)
+
+
+def _write_http_calls(table: Any) -> None:
+    for number, name in syscall_names(platform.machine()).items():
+        if name in _HTTP_CALLS:
+            table[ctypes.c_int(number)] = ctypes.c_uint32(_HTTP_CALLS[name])

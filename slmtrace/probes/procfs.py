@@ -1,0 +1,124 @@
+"""Read /proc and /sys: small files to numbers, cgroups, and the process tree. What is absent reads as None or empty."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+PROC = Path("/proc")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def read_text(path: Path) -> str | None:
+    """Return a small file's text without its last newline; None when it cannot be read."""
+    try:
+        return path.read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return None
+
+
+def read_int(path: Path) -> int | None:
+    """Return a file that is one integer; None when it is absent or something else ('max')."""
+    text = read_text(path)
+    try:
+        return int(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def read_choice(path: Path) -> str | None:
+    """Return the word in brackets of a sysfs choice such as 'always [madvise] never'."""
+    text = read_text(path)
+    if text is None:
+        return None
+    return text.partition("[")[2].partition("]")[0] if "[" in text else text
+
+
+def read_table(path: Path) -> dict[str, int]:
+    """Return a file of 'name value' lines (vmstat, cpu.stat, memory.events, meminfo with its kB)."""
+    table: dict[str, int] = {}
+    for line in (read_text(path) or "").splitlines():
+        name, _, value = line.partition(" ")
+        try:
+            table[name.rstrip(":")] = int(value.removesuffix("kB"))
+        except ValueError:
+            continue
+    return table
+
+
+def read_pressure(directory: Path = PROC / "pressure") -> dict[str, int]:
+    """Return the stall totals in us by 'cpu some', 'io full', ... (Documentation/accounting/psi.rst)."""
+    totals: dict[str, int] = {}
+    for resource in ("cpu", "io", "memory"):
+        for line in (read_text(directory / resource) or "").splitlines():
+            kind, _, rest = line.partition(" ")
+            total = rest.rpartition("total=")[2]
+            if total.isdigit():
+                totals[f"{resource} {kind}"] = int(total)
+    return totals
+
+
+def find_cgroup_dirs(pid: int | str = "self") -> dict[str, Path]:
+    """Return the cgroup directory of a process by controller: 'cpu' and 'memory', of version 2 or 1.
+
+    In a container whose own cgroup is mounted at the root, the path of /proc/PID/cgroup does not exist there: the
+    root is then the nearest that is visible.
+    """
+    found: dict[str, Path] = {}
+    for line in (read_text(PROC / str(pid) / "cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in ("cpu", "memory") if not controllers else controllers.split(","):
+            if controller not in ("cpu", "memory"):
+                continue
+            mount = CGROUP_ROOT / controller if controllers else CGROUP_ROOT
+            candidates = (mount / path.lstrip("/"), mount)
+            exists = next((one for one in candidates if any(one.glob(f"{controller}.*"))), None)
+            if exists is not None:
+                found.setdefault(controller, exists)
+    return found
+
+
+def find_tree(root_pid: int) -> list[int]:
+    """Return a process and its descendants."""
+    if (PROC / str(root_pid) / "task" / str(root_pid) / "children").exists():
+        return _tree_by_children(root_pid)
+    return _tree_by_scan(root_pid)
+
+
+def rss_bytes(pids: Iterable[int]) -> int:
+    """Return the resident memory of processes together (shared pages count once each process)."""
+    total = 0
+    for pid in pids:
+        fields = (read_text(PROC / str(pid) / "statm") or "").split()
+        total += int(fields[1]) * PAGE_BYTES if len(fields) > 1 else 0
+    return total
+
+
+def _tree_by_children(root_pid: int) -> list[int]:
+    tree = [root_pid]
+    for pid in tree:  # grows while it is walked
+        for task in _list_dir(PROC / str(pid) / "task"):
+            tree += [int(child) for child in (read_text(task / "children") or "").split()]
+    return tree
+
+
+def _tree_by_scan(root_pid: int) -> list[int]:
+    """Walk every process's parent: for kernels without CONFIG_PROC_CHILDREN."""
+    children: dict[int, list[int]] = {}
+    for directory in _list_dir(PROC):
+        stat = read_text(directory / "stat") if directory.name.isdigit() else None
+        if stat:
+            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(directory.name))
+    tree = [root_pid]
+    for pid in tree:
+        tree += children.get(pid, [])
+    return tree
+
+
+def _list_dir(path: Path) -> list[Path]:
+    try:
+        return list(path.iterdir())
+    except OSError:
+        return []
