@@ -1,0 +1,1 @@
+"""The built-in runs, and the probe models that they run."""

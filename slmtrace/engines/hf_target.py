@@ -1,0 +1,63 @@
+"""The built-in transformers run, in the target: `python hf_target.py MODEL PROMPTS NEW_TOKENS`.
+
+It is what a user's own program would be: the public API, a streamer that receives text, nothing of ours. The recorder
+treats it like any other command.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+from transformers.utils import logging
+
+
+class _TextSink(TextStreamer):  # type: ignore[misc]
+    """Receives the generated text as it comes, and notes when its first piece came."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer, skip_prompt=True)
+        self.first_text_s = 0.0
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Take a piece of text."""
+        self.first_text_s = self.first_text_s or time.monotonic()
+
+
+def load(model_path: str) -> Any:
+    """Load the model onto the GPU where there is one."""
+    if not torch.cuda.is_available():
+        return AutoModelForCausalLM.from_pretrained(model_path, dtype="auto")
+    # Loading straight onto a device needs accelerate.
+    if importlib.util.find_spec("accelerate"):
+        return AutoModelForCausalLM.from_pretrained(model_path, dtype="auto", device_map="cuda")
+    return AutoModelForCausalLM.from_pretrained(model_path, dtype="auto").to("cuda")
+
+
+def main(model_path: str, prompts_path: str, n_new_tokens: str) -> None:
+    """Load the model and answer every prompt, one after the other."""
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    model = load(model_path)
+    for number, prompt in enumerate(json.loads(Path(prompts_path).read_text(encoding="utf-8"))):
+        sink = _TextSink(tokenizer)
+        start_s = time.monotonic()
+        inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+        output = model.generate(**inputs, max_new_tokens=int(n_new_tokens), do_sample=False, streamer=sink)
+        n_prompt_tokens = inputs["input_ids"].shape[1]
+        print(
+            f"request {number}: {n_prompt_tokens} prompt tokens, first text after "
+            f"{(sink.first_text_s - start_s) * 1e3:.1f} ms, {output.shape[1] - n_prompt_tokens} new tokens",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,93 @@
+"""The built-in vLLM run, in the target: `python -m slmtrace.engines.vllm_driver PLAN`.
+
+It starts a server as a user would, asks it as a client would, and ends it. Server and client are one process tree, so
+that a request can be followed from the client's send to the client's receive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .client import Answer, Server, ask_all, is_healthy
+
+_POLL_S = 0.1
+_GRACE_S = 15.0
+_LAST_LINES = 15
+
+
+def main(plan_path: str) -> int:
+    """Serve, ask, and return the exit code."""
+    plan: dict[str, Any] = json.loads(Path(plan_path).read_text(encoding="utf-8"))
+    log_path = Path(plan["log"])
+    with log_path.open("wb") as log:
+        # Its own group, so that the server's processes can be ended together, and Ctrl-C comes to it from us alone.
+        server = subprocess.Popen(
+            plan["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        if not _wait_until_ready(server, int(plan["port"]), float(plan["timeout_s"])):
+            _complain(server, log_path, "while loading" if server.poll() is not None else "in time to answer")
+            return 1
+        where = Server(int(plan["port"]), str(plan["model"]), int(plan["n_new_tokens"]))
+        answers = ask_all(where, plan["prompts"], int(plan["concurrency"]))
+        for answer in answers:
+            print(_describe(answer), file=sys.stderr, flush=True)
+        if server.poll() is not None:
+            _complain(server, log_path, "while it was answering")
+        return 1 if any(answer.error for answer in answers) else 0
+    finally:
+        _end(server)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], port: int, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while server.poll() is None and time.monotonic() < deadline:
+        if is_healthy(port):
+            return True
+        time.sleep(_POLL_S)
+    return False
+
+
+def _describe(answer: Answer) -> str:
+    if answer.error:
+        return f"request {answer.request_id} failed: {answer.error}"
+    first_ms = (answer.first_data_ns - answer.start_ns) / 1e6
+    text_ms = (answer.first_text_ns - answer.start_ns) / 1e6 if answer.first_text_ns else 0.0
+    late = f", first text after {text_ms:.1f} ms" if answer.first_text_ns > answer.first_data_ns else ""
+    return f"request {answer.request_id}: first data after {first_ms:.3f} ms{late}"
+
+
+def _complain(server: subprocess.Popen[bytes], log_path: Path, when: str) -> None:
+    code = server.poll()
+    ended = f"ended with exit code {code} {when}" if code is not None else f"was not ready {when}"
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if "Error" in line]
+    print(f"vllm serve {ended}; its last words:", file=sys.stderr)
+    for line in (errors[-3:] or []) + lines[-_LAST_LINES:]:
+        print(f"    {line}", file=sys.stderr)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server and all that it started."""
+    if server.poll() is None:
+        server.terminate()
+        try:
+            server.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

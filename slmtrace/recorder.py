@@ -1,0 +1,179 @@
+"""Record one run of a command: check probes, start them, start the target behind its gate, follow it, keep the books.
+
+In comes a Recording, out goes a finished capture directory and the target's exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .capture.directory import Capture
+from .errors import LaunchError
+from .launch import Exited, Gate, reap, resolve_program, wait_for_exit
+from .probes.base import ProbeResult, RecordOptions
+from .probes.group import ProbeGroup
+from .recording.accounts import disk_counts_since, read_accounts, read_disk_counts
+from .recording.clocks import ClockLog
+from .recording.ending import Ending, Until
+from .recording.manifest import books_of, first_manifest, note_state, sources_of, warnings_of
+from .recording.ownership import give_to_caller, topmost_missing
+from .recording.pagecache import make_cold, make_warm
+from .recording.progress import Progress
+from .recording.signals import SignalRelay
+from .recording.tail import RangesTail
+
+POLL_S = 0.05
+# What the first manifest says of a probe; the last one says better, unless nobody lived to write it.
+UNTOLD = ProbeResult("partial", "the recorder was killed before it could say how this probe fared")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What to record, and how."""
+
+    command: tuple[str, ...]
+    probes: tuple[str, ...]
+    required: tuple[str, ...] = ()
+    probes_if_present: tuple[str, ...] = ()  # not missed where there is nothing for them to measure
+    options: RecordOptions = field(default_factory=RecordOptions)
+    until: Until = field(default_factory=Until)
+    engine: str = "command"
+    engine_version: str = ""
+    model: str = ""
+    weight_files: tuple[Path, ...] = ()
+    cache: str = ""  # cold, warm; '': as it is
+    environ: Mapping[str, str] = field(default_factory=dict)  # set for the target, over our own
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a recording ended."""
+
+    capture: Capture
+    exit_code: int  # the target's; 0 if it was ended on purpose by --until
+    status: str  # complete, or aborted: a signal to us ended it
+    warnings: tuple[str, ...] = ()
+
+
+def record(recording: Recording, path: Path, progress: Progress) -> Outcome:
+    """Run a command and write its capture to `path`.
+
+    Raises:
+        LaunchError: the command could not be started; nothing is left at `path`.
+        ProbeUnavailable: a required probe cannot run here; nothing is left at `path`.
+        CaptureError: `path` cannot be a new capture.
+    """
+    program = resolve_program(recording.command[0], {**os.environ, **recording.environ})
+    made = topmost_missing(path)
+    gate = Gate()  # forked before anything starts a thread or opens a file
+    try:
+        progress.say("checking probes")
+        probes = ProbeGroup(recording.probes, recording.required, recording.probes_if_present)
+        session = _Session(recording, Capture.create(path), probes, gate, progress)
+        try:
+            with SignalRelay() as signals:
+                session.start(program, signals)
+                return session.follow(signals)
+        finally:
+            session.close()
+            give_to_caller(made)
+    finally:
+        gate.abandon()
+        progress.clear()
+
+
+class _Session:
+    """The state of one recording between its first and its last manifest."""
+
+    def __init__(
+        self, recording: Recording, capture: Capture, probes: ProbeGroup, gate: Gate, progress: Progress
+    ) -> None:
+        self._recording = recording
+        self._capture = capture
+        self._probes = probes
+        self._gate = gate
+        self._progress = progress
+        self._clock = ClockLog(capture)
+        self._disks = read_disk_counts()
+        options = {**asdict(recording.options), "probes": list(recording.probes), "cache": recording.cache}
+        self._manifest = first_manifest(
+            options,
+            engine=recording.engine,
+            engine_version=recording.engine_version,
+            model=recording.model,
+            command=recording.command,
+        )
+        self._has_started = False
+
+    def start(self, program: str, signals: SignalRelay) -> None:
+        """Bring up the probes, then let the target go.
+
+        Raises:
+            SlmtraceError: a required probe or the target could not be started, or the user interrupted.
+        """
+        recording, manifest = self._recording, self._manifest
+        self._capture.write_manifest(manifest)
+        self._clock.snapshot()
+        self._progress.say("starting probes")
+        self._probes.start(self._capture, recording.options)
+        if recording.cache:
+            self._progress.say(f"making the weight files {recording.cache}")
+            prepare = make_cold if recording.cache == "cold" else make_warm
+            manifest["cache"] = prepare(recording.weight_files)
+        note_state(manifest, "before", recording.weight_files, self._gate.pid)
+        self._probes.enroll(self._gate.pid)
+        environ = self._probes.environ({**os.environ, **recording.environ})
+        if signals.received:
+            raise LaunchError("interrupted before the target was started")
+        signals.target_pid = self._gate.pid
+        start_ns = self._gate.open(program, recording.command, environ)
+        self._has_started = True
+        manifest["sources"] = sources_of({**self._probes.results, **dict.fromkeys(self._probes.running, UNTOLD)})
+        manifest["target"] = {"pid": self._gate.pid, "start_ns": start_ns}
+        self._capture.write_manifest(manifest)
+
+    def follow(self, signals: SignalRelay) -> Outcome:
+        """Wait for the target to end, or end it when it has done what was asked, and finish the capture."""
+        pid = self._gate.pid
+        tail = RangesTail(self._capture.raw)
+        ending = Ending(pid, self._recording.until)
+        while not wait_for_exit(pid, POLL_S):
+            self._probes.poll()
+            if ending.is_wanted or self._progress.is_due():
+                seen = tail.look()
+                ending.consider(seen)
+                self._progress.show(seen)
+        end_ns = time.monotonic_ns()
+        self._manifest["accounts"] = {**read_accounts(pid), "disks": disk_counts_since(self._disks)}
+        signals.target_pid = 0  # from here on the number may belong to somebody else
+        exited = reap(pid)
+        self._progress.say("finishing the capture")
+        return self._finish(exited, end_ns, ending, signals.received)
+
+    def close(self) -> None:
+        """Stop what still runs; a capture whose target never ran says nothing, and is removed."""
+        self._probes.stop()
+        self._clock.close()
+        if not self._has_started:
+            shutil.rmtree(self._capture.path, ignore_errors=True)
+
+    def _finish(self, exited: Exited, end_ns: int, ending: Ending, interrupted_by: int) -> Outcome:
+        results = self._probes.stop()
+        self._clock.snapshot()
+        manifest = self._manifest
+        status = "aborted" if interrupted_by else "complete"
+        ended_by = "until" if ending.has_begun else signal.Signals(interrupted_by).name if interrupted_by else "target"
+        manifest["target"].update(
+            end_ns=end_ns, exit_code=exited.exit_code, signal=exited.signal, usage=exited.usage, ended_by=ended_by
+        )
+        note_state(manifest, "after", self._recording.weight_files, None)
+        manifest.update(books_of(results, self._clock.books()), status=status)
+        self._capture.write_manifest(manifest)
+        exit_code = 0 if ending.has_begun and exited.signal else exited.exit_code
+        return Outcome(self._capture, exit_code, status, tuple(warnings_of(manifest)))
