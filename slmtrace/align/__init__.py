@@ -1,0 +1,1 @@
+"""Put the events of every source on one clock."""

@@ -1,0 +1,1 @@
+"""From a trace and its windows to segments: evidence per thread, the critical path, causes, sums."""

@@ -1,0 +1,83 @@
+"""What recording itself cost each window: an estimate from the recorders' own measurements.
+
+A range costs what one record was measured to cost before the run. A kernel event costs the runs of the BPF programs
+that handled it, each at what the kernel timed for it (BPF_ENABLE_STATS) in the target's first second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..capture.layout import FoldClass
+from ..model.events import EventKind, Events
+from ..model.trace import Trace, Window
+
+METHOD = "records and BPF program runs in the window, each at its measured cost"
+
+_RANGES = (EventKind.RANGE, EventKind.IMPORT, EventKind.DLOPEN, EventKind.MARK, EventKind.ASYNC)
+_FAULT_FOLDS = (FoldClass.ANON_FAULT, FoldClass.FILE_FAULT)
+
+# Which BPF programs run for one event of a kind.
+_FAULT_PROGRAMS = ("on_fault_user", "on_fault_minor")
+_SYSCALL_PROGRAMS = ("on_sys_enter", "on_sys_exit")
+_MALLOC_PROGRAMS = ("on_malloc", "on_malloc_return")
+_PAGE_CACHE_PROGRAMS = ("on_filemap_add",)
+
+
+def recording_cost(trace: Trace, windows: list[Window]) -> dict[str, Any]:
+    """Return the recorders' accounts, and of each window what the recording took of it."""
+    accounts = trace.manifest.get("overhead", {})
+    range_ns = _number(accounts, "ranges", "ns_per_record")
+    ns_per_run = _mapping(_mapping(accounts, "ebpf"), "ns_per_run")
+    costs = []
+    for window in windows:
+        ns = round(range_ns * _n_ranges(trace.events, window) + _bpf_ns(trace, window, ns_per_run))
+        costs.append(
+            {"name": window.kind.label, "index": window.index, "ns": ns, "share": round(ns / window.total_ns, 6)}
+        )
+    return {**accounts, "windows": costs, "method": METHOD}
+
+
+def _n_ranges(events: Events, window: Window) -> int:
+    inside = (events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns)
+    return int((inside & np.isin(events.kind, _RANGES)).sum())
+
+
+def _bpf_ns(trace: Trace, window: Window, ns_per_run: Mapping[str, Any]) -> float:
+    events, sched = trace.events, trace.sched
+    inside = (events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns)
+    is_fold = events.kind == EventKind.FOLD
+    is_fault = (events.kind == EventKind.FAULT) | (is_fold & np.isin(events.flags, _FAULT_FOLDS))
+    is_add = is_fold & (events.flags == FoldClass.PAGE_CACHE_ADD)
+    is_malloc = (events.kind == EventKind.MALLOC) | (is_fold & (events.flags == FoldClass.MALLOC))
+    is_syscall = (events.kind == EventKind.SYSCALL) | (is_fold & ~is_fault & ~is_add & ~is_malloc)
+    counts = [
+        (_FAULT_PROGRAMS, int(events.count[inside & is_fault].sum())),
+        (_SYSCALL_PROGRAMS, int(events.count[inside & is_syscall].sum())),
+        (_MALLOC_PROGRAMS, int(events.count[inside & is_malloc].sum())),
+        (_PAGE_CACHE_PROGRAMS, int(events.count[inside & is_add].sum())),
+        (("on_switch",), _n_inside(sched.run_start_ns, window)),
+        (("on_waking",), _n_inside(sched.wake_ns, window)),
+    ]
+    return sum(n * sum(_value(ns_per_run, name) for name in names) for names, n in counts)
+
+
+def _n_inside(ts_ns: Any, window: Window) -> int:
+    return int(((ts_ns >= window.start_ns) & (ts_ns < window.end_ns)).sum())
+
+
+def _mapping(accounts: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = accounts.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(accounts: Mapping[str, Any], source: str, key: str) -> float:
+    return _value(_mapping(accounts, source), key)
+
+
+def _value(values: Mapping[str, Any], key: str) -> float:
+    value = values.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0

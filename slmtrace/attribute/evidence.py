@@ -1,0 +1,158 @@
+"""What each thread's time shows, innermost first: one timeline a thread, and one of its stages.
+
+Layers, from the inside out: reclaim and compaction, page faults, folded faults, system calls, folded system calls,
+slow allocator calls, folded allocator calls, GPU API calls, ranges and imports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..capture.layout import FoldClass
+from ..model.events import NO_EVENT, NO_STAGE, EventKind, Ints
+from ..model.taxonomy import Stage
+from ..model.trace import Trace
+from .folds import place_folds
+from .rules import classify
+from .streams import ProcessWork, gpu_work
+from .timeline import Timeline, empty_timeline, gaps, nest, overlay, sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Event kinds that explain at the same depth, and the folds that belong right below them."""
+
+    kinds: tuple[EventKind, ...]
+    folds: tuple[FoldClass, ...] = ()
+
+
+LAYERS = (
+    Layer((EventKind.COMPACTION, EventKind.RECLAIM)),
+    Layer((EventKind.FAULT,), (FoldClass.ANON_FAULT, FoldClass.FILE_FAULT)),
+    Layer(
+        (EventKind.SYSCALL,),
+        (
+            FoldClass.READ,
+            FoldClass.ALLOC,
+            FoldClass.OPEN_STAT,
+            FoldClass.FUTEX,
+            FoldClass.OTHER_SYSCALL,
+            FoldClass.YIELD,
+            FoldClass.IPC,
+        ),
+    ),
+    Layer((EventKind.MALLOC,), (FoldClass.MALLOC,)),
+)
+_API_KINDS = (EventKind.CUDA_API, EventKind.UPROBE, EventKind.GPU_SYNC)
+_RANGE_KINDS = (EventKind.RANGE, EventKind.IMPORT, EventKind.DLOPEN)
+
+
+@dataclass(slots=True)
+class EvidenceBook:
+    """The evidence of every thread of a trace, worked out when first asked for."""
+
+    trace: Trace
+    evidence: NDArray[np.uint8] = field(init=False)  # Evidence by event row
+    _innermost: dict[int, Timeline] = field(default_factory=dict)
+    _ranges: dict[int, Timeline] = field(default_factory=dict)
+    _stages: dict[int, Timeline] = field(default_factory=dict)
+    gpu: dict[int, ProcessWork] = field(init=False)  # the GPU work of each process, by its pid
+
+    def __post_init__(self) -> None:
+        self.evidence = classify(self.trace.events, self.trace.strings)
+        self.gpu = gpu_work(self.trace)
+
+    def innermost(self, track: int) -> Timeline:
+        """Return who explains each instant of a thread; owners are event rows."""
+        if track not in self._innermost:
+            self._innermost[track] = self._build_innermost(track)
+        return self._innermost[track]
+
+    def ranges(self, track: int) -> Timeline:
+        """Return the innermost range or import of each instant of a thread; owners are event rows."""
+        if track not in self._ranges:
+            rows = self._rows(track, _RANGE_KINDS)
+            self._ranges[track] = self._nest(rows)
+        return self._ranges[track]
+
+    def stages(self, track: int) -> Timeline:
+        """Return the stage of each instant of a thread, where its own ranges say one; owners are Stage values."""
+        if track not in self._stages:
+            rows = self._rows(track, _RANGE_KINDS)
+            staged = rows[self.trace.events.stage[rows] != NO_STAGE]
+            timeline = self._nest(staged)
+            stage = self.trace.events.stage[timeline.owner].astype(np.int64)
+            self._stages[track] = Timeline(timeline.start_ns, timeline.end_ns, stage)
+        return self._stages[track]
+
+    def running(self, track: int) -> Timeline:
+        """Return a thread's stretches on a CPU; owners are rows of the scheduler table."""
+        sched = self.trace.sched
+        low, high = np.searchsorted(sched.run_track, [track, track + 1])
+        rows = np.arange(low, high, dtype=np.int64)
+        return sequence(sched.run_start_ns[low:high], sched.run_end_ns[low:high], rows)
+
+    def _build_innermost(self, track: int) -> Timeline:
+        merged = empty_timeline()
+        running = self.running(track)
+        for layer in LAYERS:
+            events = self._rows(track, layer.kinds)
+            merged = overlay(merged, self._nest(events))
+            folds = self._fold_rows(track, layer.folds)
+            if len(folds):
+                merged = overlay(merged, self._place(folds, gaps(running, merged)))
+        merged = overlay(merged, self._nest(self._rows(track, _API_KINDS)))
+        return overlay(merged, self.ranges(track))
+
+    def _nest(self, rows: Ints) -> Timeline:
+        start, end = self.trace.events.start_ns[rows], self.trace.events.end_ns[rows]
+        if np.all(end[:-1] <= start[1:]):
+            return sequence(start, end, rows)
+        return nest(start, end, rows, self.trace.quality)
+
+    def _place(self, rows: Ints, free: tuple[Ints, Ints]) -> Timeline:
+        events = self.trace.events
+        return place_folds(
+            events.start_ns[rows], events.end_ns[rows], events.work_ns[rows], rows, free, self.trace.quality
+        )
+
+    def _rows(self, track: int, kinds: tuple[EventKind, ...]) -> Ints:
+        rows = self.trace.rows_of_track(track)
+        events = self.trace.events
+        chosen: Ints = rows[np.isin(events.kind[rows], kinds) & (events.end_ns[rows] > events.start_ns[rows])]
+        return chosen
+
+    def _fold_rows(self, track: int, classes: tuple[FoldClass, ...]) -> Ints:
+        rows = self.trace.rows_of_track(track)
+        events = self.trace.events
+        is_fold = (events.kind[rows] == EventKind.FOLD) & (events.work_ns[rows] > 0)
+        chosen: Ints = rows[is_fold & np.isin(events.flags[rows], classes)]
+        return chosen
+
+
+def stage_at(stages: Timeline, ts_ns: Ints) -> NDArray[np.uint8]:
+    """Return the stage at each instant, NO_STAGE where the thread has none of its own."""
+    found = stages.at(ts_ns)
+    return np.where(found == NO_EVENT, NO_STAGE, found).astype(np.uint8)
+
+
+def next_stage(stages: Timeline, ts_ns: Ints, end_ns: int) -> NDArray[np.uint8]:
+    """Return the stage that begins next on a thread before `end_ns`; NO_STAGE if none does."""
+    row = np.searchsorted(stages.start_ns, ts_ns, side="left")
+    known = row < len(stages)
+    row = np.minimum(row, max(len(stages) - 1, 0))
+    if not len(stages):
+        return np.full(len(ts_ns), NO_STAGE, np.uint8)
+    known &= stages.start_ns[row] < end_ns
+    return np.where(known, stages.owner[row], NO_STAGE).astype(np.uint8)
+
+
+def stage_on_cpu() -> NDArray[np.uint8]:
+    """Return the cause of running, by stage value."""
+    table = np.zeros(256, np.uint8)
+    for stage in Stage:
+        table[stage] = stage.info.on_cpu
+    return table

@@ -1,0 +1,116 @@
+"""From steps of the critical path to segments: cut each step where its evidence or its stage changes, and name it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.events import NO_EVENT, NO_STAGE, Ints
+from ..model.segments import Segments, empty_segments
+from ..model.taxonomy import Cause, Stage, WindowKind
+from ..model.trace import Window
+from .evidence import EvidenceBook, next_stage, stage_at, stage_on_cpu
+from .path import Step
+from .rules import Evidence, State, cause_of
+from .timeline import Timeline, empty_timeline
+
+# States in which a thread's evidence is looked up; in the others it only waited for a CPU.
+_WITH_EVIDENCE = tuple(state for state in State if state not in (State.RUNNABLE, State.SPAWN))
+_CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
+
+
+def explain(window: Window, steps: Sequence[Step], book: EvidenceBook, queued: Timeline | None = None) -> Segments:
+    """Return the segments of the steps, sorted by time; neighbours that say the same are one.
+
+    While the window's request was `queued`, the path goes through the engine's work on other requests: whatever that
+    was, to this request it was the queue.
+    """
+    by_threads: dict[tuple[int, int], list[Step]] = defaultdict(list)
+    for step in steps:
+        by_threads[step.track, step.anchor].append(step)
+    queued = queued or empty_timeline()
+    parts = [
+        _explain_thread(window, track, anchor, group, book, queued) for (track, anchor), group in by_threads.items()
+    ]
+    return merge(parts)
+
+
+def _explain_thread(
+    window: Window, track: int, anchor: int, steps: Sequence[Step], book: EvidenceBook, queued: Timeline
+) -> Segments:
+    span = Timeline(
+        np.array([step.start_ns for step in steps], np.int64),
+        np.array([step.end_ns for step in steps], np.int64),
+        np.array([step.state for step in steps], np.int64),
+    )
+    innermost, own, other = book.innermost(track), book.stages(track), book.stages(anchor)
+    start, end = _cut(span, (innermost, own, other, queued))
+    state = span.at(start)
+    event = np.where(np.isin(state, _WITH_EVIDENCE), innermost.at(start), NO_EVENT)
+    stage = _stage_of(window, start, own, other)
+    cause = _cause_of(state, event, stage, book)
+    waiting = queued.at(start)
+    is_queued = waiting != NO_EVENT
+    event = np.where(is_queued, waiting, event)
+    stage = np.where(is_queued, Stage.QUEUE, stage).astype(np.uint8)
+    cause = np.where(is_queued, Cause.ENGINE_QUEUE, cause).astype(np.uint8)
+    return Segments(start, end, np.full(len(start), track, np.int32), stage, cause, event)
+
+
+def _cut(span: Timeline, timelines: Sequence[Timeline]) -> tuple[Ints, Ints]:
+    """Cut the stretches of `span` at every bound of the timelines."""
+    low, high = int(span.start_ns[0]), int(span.end_ns[-1])
+    bounds = [span.start_ns, span.end_ns]
+    for timeline in timelines:
+        for edge in (timeline.start_ns, timeline.end_ns):
+            bounds.append(edge[(edge > low) & (edge < high)])
+    cuts: Ints = np.unique(np.concatenate(bounds))
+    inside = span.at(cuts[:-1]) != NO_EVENT
+    return cuts[:-1][inside], cuts[1:][inside]
+
+
+def _stage_of(window: Window, ts_ns: Ints, own: Timeline, anchor: Timeline) -> NDArray[np.uint8]:
+    """Return the stage of each stretch: the thread's own, else its anchor's, else the window's ground stage."""
+    stage = stage_at(own, ts_ns)
+    if window.kind is WindowKind.TTFT:
+        stage = np.where(stage == NO_STAGE, next_stage(own, ts_ns, window.end_ns), stage)
+    stage = np.where(stage == NO_STAGE, stage_at(anchor, ts_ns), stage)
+    if window.kind is WindowKind.LOAD:
+        return np.where(stage == NO_STAGE, Stage.PROCESS_START, stage).astype(np.uint8)
+    # Between two stages of a request, a thread is on its way to its next one; after the last, it delivers.
+    stage = np.where(stage == NO_STAGE, next_stage(anchor, ts_ns, window.end_ns), stage)
+    return np.where(stage == NO_STAGE, Stage.DELIVER, stage).astype(np.uint8)
+
+
+def _cause_of(state: Ints, event: Ints, stage: NDArray[np.uint8], book: EvidenceBook) -> NDArray[np.uint8]:
+    evidence = np.where(event == NO_EVENT, Evidence.NONE, book.evidence[event] if len(book.evidence) else 0)
+    on_cpu = stage_on_cpu()[stage]
+    key = (state << 16) | (evidence.astype(np.int64) << 8) | on_cpu
+    distinct, inverse = np.unique(key, return_inverse=True)
+    causes = [cause_of(State(k >> 16), Evidence(k >> 8 & 0xFF), _CAUSE_BY_VALUE[k & 0xFF]) for k in distinct.tolist()]
+    return np.array(causes, np.uint8)[inverse]
+
+
+def merge(parts: Sequence[Segments]) -> Segments:
+    """Join segments in order of time; neighbours that say the same become one."""
+    if not any(len(part) for part in parts):
+        return empty_segments()
+    columns = ("start_ns", "end_ns", "track", "stage", "cause", "event")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+    order = np.argsort(joined["start_ns"], kind="stable")
+    joined = {name: column[order] for name, column in joined.items()}
+    same = np.ones(len(order), bool)
+    same[:1] = False
+    for name in ("track", "stage", "cause", "event"):
+        same[1:] &= joined[name][1:] == joined[name][:-1]
+    same[1:] &= joined["start_ns"][1:] == joined["end_ns"][:-1]
+    first = np.flatnonzero(~same)
+    last = np.append(first[1:], len(order)) - 1
+    return Segments(
+        joined["start_ns"][first],
+        joined["end_ns"][last],
+        *(joined[name][first] for name in ("track", "stage", "cause", "event")),
+    )

@@ -1,0 +1,218 @@
+"""The critical path: from the end of a window backwards, always on the thread that held it up.
+
+Method: the backward walk over runs, wakeups and forks of off-CPU analysis (Perfetto's thread_executing_span, wPerf). At
+time t on thread T: running is T's own time; before a switch-in, T was runnable since its wakeup; before the wakeup, the
+waker is followed if it is a task of the traced tree, else T waited for what its evidence shows. A thread that never ran
+before was forked: its parent is followed. A thread that polled shared memory for a message was held up by its sender:
+back to the sending, the time is the poller's, and before it the sender's. Every step goes back in time, or hops at most
+once to each thread at one instant, so the walk ends on any input.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..model.sched import Out, Sched, WakeContext
+from ..model.trace import Window
+from ..model.tracks import NO_TRACK
+from .messages import Messages
+from .rules import State
+
+# The waker's record and the sleeper's switch-out come from two CPUs: the wakeup may be stamped this much earlier.
+_RACE_NS = 2_000
+
+# On loopback and for local sockets, the sender runs the receiver's softirq: the current task is the real waker.
+_FOLLOWED = (WakeContext.TASK, WakeContext.NET)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stretch of the path. `anchor` is the thread whose stage counts where `track` has none of its own."""
+
+    start_ns: int
+    end_ns: int
+    track: int
+    anchor: int
+    state: State
+
+
+@dataclass(slots=True)
+class _Thread:
+    """One thread's scheduler records as plain lists: bisecting lists beats numpy for single values."""
+
+    run_start: list[int] = field(default_factory=list)
+    run_end: list[int] = field(default_factory=list)
+    run_out: list[int] = field(default_factory=list)
+    wake_ns: list[int] = field(default_factory=list)
+    wake_by: list[int] = field(default_factory=list)
+    wake_context: list[int] = field(default_factory=list)
+    fork_ns: int | None = None
+    fork_by: int = NO_TRACK
+
+
+class Threads:
+    """The scheduler evidence of each thread, indexed when first asked for."""
+
+    def __init__(self, sched: Sched, messages: Messages | None = None) -> None:
+        self._sched = sched
+        self.messages = messages or Messages()
+        self._threads: dict[int, _Thread] = {}
+        self.start_ns = sched.start_ns
+        self.end_ns = sched.end_ns
+
+    def __getitem__(self, track: int) -> _Thread:
+        if track not in self._threads:
+            self._threads[track] = self._index(track)
+        return self._threads[track]
+
+    def _index(self, track: int) -> _Thread:
+        sched = self._sched
+        low, high = np.searchsorted(sched.run_track, [track, track + 1])
+        first, last = np.searchsorted(sched.wake_track, [track, track + 1])
+        thread = _Thread(
+            sched.run_start_ns[low:high].tolist(),
+            sched.run_end_ns[low:high].tolist(),
+            sched.run_out[low:high].tolist(),
+            sched.wake_ns[first:last].tolist(),
+            sched.wake_by[first:last].tolist(),
+            sched.wake_context[first:last].tolist(),
+        )
+        fork = int(np.searchsorted(sched.fork_track, track))
+        if fork < len(sched.fork_track) and sched.fork_track[fork] == track:
+            thread.fork_ns, thread.fork_by = int(sched.fork_ns[fork]), int(sched.fork_by[fork])
+        return thread
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Where the walk is, and what it has found, last step first."""
+
+    window: Window
+    ts_ns: int
+    track: int
+    anchor: int
+    steps: list[Step] = field(default_factory=list)
+    hopped: set[int] = field(default_factory=set)  # threads visited at this very instant
+    entries: Mapping[int, int] = field(default_factory=dict)  # time -> track: where the request's own way goes on
+    floor_ns: int = 0  # where the path may turn, by a message of the present thread or an entry
+
+    def back_to(self, ts_ns: int, state: State) -> bool:
+        """Explain the time from `ts_ns` to now as `state` of the present thread, and go there.
+
+        Say whether the walk got there, and has to go on.
+        """
+        start_ns = max(ts_ns, self.floor_ns, self.window.start_ns)
+        if start_ns < self.ts_ns:
+            self.steps.append(Step(start_ns, self.ts_ns, self.track, self.anchor, state))
+            self.ts_ns = start_ns
+            self.hopped.clear()
+        return start_ns == ts_ns and not self.is_done
+
+    def last_entry_ns(self) -> int:
+        """Return the latest entry before now, 0 if there is none."""
+        return max((ts_ns for ts_ns in self.entries if ts_ns < self.ts_ns), default=0)
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether the whole window is explained."""
+        return self.ts_ns <= self.window.start_ns
+
+
+def critical_path(
+    window: Window, threads: Threads, staged: frozenset[int], entries: Mapping[int, int] | None = None
+) -> list[Step]:
+    """Explain every nanosecond of the window by a thread and its state.
+
+    `staged` are the threads that have stages of their own, `entries` instants before which another thread is to be
+    followed, whatever the path was on. The steps partition the window: sorted, contiguous, summing to its length.
+    """
+    walk = _Walk(window, window.end_ns, window.track, window.track, entries=entries or {})
+    while not walk.is_done:
+        _step(walk, threads, staged)
+    return walk.steps[::-1]
+
+
+def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
+    turns = threads.messages.sender_at(walk.track, walk.ts_ns), walk.entries.get(walk.ts_ns, NO_TRACK)
+    if any(_follow(walk, track, staged) for track in turns):
+        return
+    walk.floor_ns = max(threads.messages.last_turn_ns(walk.track, walk.ts_ns), walk.last_entry_ns())
+    thread = threads[walk.track]
+    run = bisect_left(thread.run_start, walk.ts_ns) - 1
+    if walk.ts_ns > threads.end_ns:
+        walk.back_to(threads.end_ns, State.NO_SCHED)
+    elif walk.ts_ns <= threads.start_ns:
+        walk.back_to(walk.window.start_ns, State.NO_SCHED)
+    elif run < 0:
+        _before_first_run(walk, thread, threads, staged)
+    elif thread.run_end[run] >= walk.ts_ns:
+        walk.back_to(thread.run_start[run], State.RUN)
+    elif thread.run_out[run] == Out.PREEMPTED:
+        walk.back_to(thread.run_end[run], State.RUNNABLE)
+    elif thread.run_out[run] in (Out.OPEN, Out.EXIT):
+        walk.back_to(thread.run_end[run], State.NO_SCHED)
+    else:
+        _before_switch_in(walk, thread, run, staged)
+
+
+def _before_first_run(walk: _Walk, thread: _Thread, threads: Threads, staged: frozenset[int]) -> None:
+    """Explain the time before a thread's first run: it was woken, or it was forked, or it was there before us."""
+    wake = bisect_right(thread.wake_ns, walk.ts_ns) - 1
+    if wake >= 0 and not _was_forked_after(thread, thread.wake_ns[wake]):
+        _before_wakeup(walk, thread, wake, slept_ns=threads.start_ns, out=Out.SLEEP, staged=staged)
+    elif thread.fork_ns is not None and thread.fork_ns <= walk.ts_ns:
+        if walk.back_to(thread.fork_ns, State.SPAWN) and not _follow(walk, thread.fork_by, staged):
+            walk.back_to(walk.window.start_ns, State.NO_SCHED)
+    elif not _follow(walk, walk.anchor, staged):
+        # A helper without a past has sent the walk back to its anchor; here not even that is left.
+        walk.back_to(walk.window.start_ns, State.NO_SCHED)
+
+
+def _was_forked_after(thread: _Thread, ts_ns: int) -> bool:
+    return thread.fork_ns is not None and thread.fork_ns > ts_ns
+
+
+def _before_switch_in(walk: _Walk, thread: _Thread, run: int, staged: frozenset[int]) -> None:
+    """Explain the wait between the end of run `run` and now."""
+    slept_ns, out = thread.run_end[run], Out(thread.run_out[run])
+    wake = bisect_right(thread.wake_ns, walk.ts_ns) - 1
+    if wake < 0 or thread.wake_ns[wake] < slept_ns - _RACE_NS:
+        walk.back_to(slept_ns, _wait_state(out, None))
+    else:
+        _before_wakeup(walk, thread, wake, slept_ns, out, staged)
+
+
+def _before_wakeup(walk: _Walk, thread: _Thread, wake: int, slept_ns: int, out: Out, staged: frozenset[int]) -> None:
+    """Go back to a wakeup, and on: along the waker if it is a task of the tree, else through the sleep."""
+    if not walk.back_to(max(thread.wake_ns[wake], slept_ns), State.RUNNABLE) or walk.ts_ns <= slept_ns:
+        return
+    context = WakeContext(thread.wake_context[wake])
+    is_task = context in _FOLLOWED and out is not Out.IOWAIT
+    if not (is_task and _follow(walk, thread.wake_by[wake], staged)):
+        walk.back_to(slept_ns, _wait_state(out, context))
+
+
+def _follow(walk: _Walk, track: int, staged: frozenset[int]) -> bool:
+    """Hop to another thread at this instant; say no if it is unknown or was visited at this instant before."""
+    if track in (NO_TRACK, walk.track) or track in walk.hopped:
+        return False
+    walk.hopped.add(walk.track)
+    if walk.track in staged:
+        walk.anchor = walk.track
+    walk.track = track
+    return True
+
+
+def _wait_state(out: int, context: WakeContext | None) -> State:
+    """Name the wait that ended a run, given what ended the wait (None: nobody saw it)."""
+    if out == Out.IOWAIT:
+        return State.IO_WAIT
+    if out == Out.DISK:
+        return State.KERNEL_WAIT
+    if context is None:
+        return State.UNKNOWN_WAIT
+    return State.TIMER_WAIT if context is WakeContext.TIMER else State.OUTSIDE_WAIT

@@ -1,0 +1,119 @@
+"""Timelines: disjoint stretches of one thread, each owned by one event. Built from events, laid one over the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..model.events import NO_EVENT, Ints
+from ..model.quality import Issue, Quality
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Sorted, disjoint, non-empty stretches; `owner` is the event row that explains each."""
+
+    start_ns: Ints
+    end_ns: Ints
+    owner: Ints
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+    def at(self, ts_ns: Ints) -> Ints:
+        """Return the owner at each instant, NO_EVENT where there is none. A stretch is closed below, open above."""
+        if not len(self):
+            return np.full(len(ts_ns), NO_EVENT, np.int64)
+        row = np.searchsorted(self.start_ns, ts_ns, side="right") - 1
+        inside = (row >= 0) & (ts_ns < self.end_ns[row])
+        return np.where(inside, self.owner[row], NO_EVENT)
+
+
+def empty_timeline() -> Timeline:
+    """Return a timeline of nothing."""
+    none = np.empty(0, np.int64)
+    return Timeline(none, none, none)
+
+
+def sequence(start_ns: Ints, end_ns: Ints, owner: Ints) -> Timeline:
+    """Build a timeline of events that do not nest, sorted by start; one that overlaps its successor is cut there."""
+    if not len(start_ns):
+        return empty_timeline()
+    cut = end_ns.copy()
+    np.minimum(cut[:-1], start_ns[1:], out=cut[:-1])
+    keep = cut > start_ns
+    return Timeline(start_ns[keep], cut[keep], owner[keep])
+
+
+def nest(start_ns: Ints, end_ns: Ints, owner: Ints, quality: Quality) -> Timeline:
+    """Build a timeline of nested events, sorted by (start, -end): the innermost owns each instant.
+
+    An event that outlives the one around it is cut at its parent's end, and counted.
+    """
+    starts: list[int] = []
+    owners: list[int] = []
+    stack: list[tuple[int, int]] = []  # (end, owner), outermost first
+
+    def switch_to(ts_ns: int, event: int) -> None:
+        if starts and starts[-1] == ts_ns:
+            owners[-1] = event
+        else:
+            starts.append(ts_ns)
+            owners.append(event)
+
+    def close_until(ts_ns: int) -> None:
+        while stack and stack[-1][0] <= ts_ns:
+            ended_ns, _ = stack.pop()
+            switch_to(ended_ns, stack[-1][1] if stack else NO_EVENT)
+
+    for begin, finish, event in zip(start_ns.tolist(), end_ns.tolist(), owner.tolist(), strict=True):
+        close_until(begin)
+        if stack and finish > stack[-1][0]:
+            quality.note(Issue.CROSSING_EVENTS)
+            finish = stack[-1][0]  # noqa: PLW2901
+        if finish > begin:
+            stack.append((finish, event))
+            switch_to(begin, event)
+    close_until(int(end_ns.max()) if len(end_ns) else 0)
+    return _from_switches(starts, owners)
+
+
+def _from_switches(starts: list[int], owners: list[int]) -> Timeline:
+    if not starts:
+        return empty_timeline()
+    start = np.array(starts, np.int64)
+    owner = np.array(owners, np.int64)
+    end = np.append(start[1:], start[-1])
+    keep = (owner != NO_EVENT) & (end > start)
+    return Timeline(start[keep], end[keep], owner[keep])
+
+
+def overlay(above: Timeline, below: Timeline) -> Timeline:
+    """Lay one timeline over another: where both have an owner, the upper one's counts."""
+    if not len(above):
+        return below
+    if not len(below):
+        return above
+    bounds = np.unique(np.concatenate([above.start_ns, above.end_ns, below.start_ns, below.end_ns]))
+    upper = above.at(bounds[:-1])
+    owner = np.where(upper != NO_EVENT, upper, below.at(bounds[:-1]))
+    keep = owner != NO_EVENT
+    return Timeline(bounds[:-1][keep], bounds[1:][keep], owner[keep])
+
+
+def gaps(span: Timeline, taken: Timeline) -> tuple[Ints, Ints]:
+    """Return the parts of `span` that `taken` does not cover, as starts and ends."""
+    if not len(span):
+        return span.start_ns, span.end_ns
+    bounds = np.unique(np.concatenate([span.start_ns, span.end_ns, taken.start_ns, taken.end_ns]))
+    inner: NDArray[np.bool_] = (span.at(bounds[:-1]) != NO_EVENT) & (taken.at(bounds[:-1]) == NO_EVENT)
+    return bounds[:-1][inner], bounds[1:][inner]
+
+
+def clip(timeline: Timeline, start_ns: int, end_ns: int) -> Timeline:
+    """Return the part of a timeline between two times."""
+    start, end = np.maximum(timeline.start_ns, start_ns), np.minimum(timeline.end_ns, end_ns)
+    keep = end > start
+    return Timeline(start[keep], end[keep], timeline.owner[keep])

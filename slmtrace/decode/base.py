@@ -1,0 +1,76 @@
+"""What decoders share: what they are given, what they return, and safe reading of records cut at any byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..capture.directory import RawLog
+from ..capture.layout import HEADER_BYTES, TEXT_BYTES, Layout
+from ..model.events import Events, make_events
+from ..model.quality import Issue, Quality
+from ..model.sched import Sched
+from ..model.strings import Strings
+from ..model.trace import CounterSeries, Loss
+from ..model.tracks import Tracks
+
+Records = NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The tables that all decoders of a capture fill together."""
+
+    tracks: Tracks
+    strings: Strings
+    quality: Quality
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """What one raw log says, in the source's own clock."""
+
+    source: str
+    events: Events = field(default_factory=lambda: make_events(0))
+    sched: Sched | None = None
+    counters: list[CounterSeries] = field(default_factory=list)
+    clock_reads: NDArray[np.int64] | None = None  # rows of (ClockId, before_ns, value_ns, after_ns)
+    decoded: int = 0  # records read, of whatever kind
+    losses: list[Loss] = field(default_factory=list)
+
+
+Decoder = Callable[[RawLog, Context], Fragment]
+
+
+def read_records(log: RawLog, layout: Layout, quality: Quality) -> Records:
+    """Map the records of a raw log; a record cut at the end is left out and counted."""
+    dtype = np.dtype(layout.numpy_fields())
+    size_bytes = log.path.stat().st_size - HEADER_BYTES
+    n, rest = divmod(max(size_bytes, 0), dtype.itemsize)
+    quality.note(Issue.CUT_LOG, bool(rest))
+    if n == 0:
+        return np.empty(0, dtype)
+    return np.memmap(log.path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(n,))
+
+
+def join_texts(string_ids: NDArray[np.integer], used: NDArray[np.integer], chunks: NDArray[np.uint8]) -> dict[int, str]:
+    """Put TEXT records together: rows of one id, in order, are one string.
+
+    `chunks` is [n, 40] bytes. What is not UTF-8 is replaced, and control characters too, so that a hostile name
+    reaches no terminal.
+    """
+    parts: dict[int, bytearray] = {}
+    for string_id, length, chunk in zip(string_ids.tolist(), used.tolist(), chunks, strict=True):
+        parts.setdefault(string_id, bytearray()).extend(chunk[: min(length, TEXT_BYTES)].tobytes())
+    return {string_id: clean_text(bytes(part)) for string_id, part in parts.items()}
+
+
+def clean_text(data: bytes) -> str:
+    """Decode UTF-8 from outside; what is not printable becomes U+FFFD, a tab stays."""
+    text = data.decode("utf-8", "replace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

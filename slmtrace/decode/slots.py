@@ -1,0 +1,53 @@
+"""SLOT records: split off their strings, and give the rest with trace-wide string ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..capture.directory import RawLog
+from ..capture.layout import SLOT, TEXT_BYTES, SlotKind
+from ..model.quality import Issue
+from .base import Context, Records, join_texts, read_records
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The records of a SLOT log without its TEXT and EMPTY ones, and its strings."""
+
+    records: Records
+    texts: dict[int, str]  # by the log's own string id
+    n_records: int  # all that were written, texts too
+
+    def of_kind(self, kind: SlotKind) -> Records:
+        """Return the records of one kind."""
+        chosen: Records = self.records[self.records["kind"] == kind]
+        return chosen
+
+
+def read_slots(log: RawLog, context: Context) -> Slots:
+    """Read a SLOT log; a torn record reads as EMPTY and is left out."""
+    records = read_records(log, SLOT, context.quality)
+    kinds = np.ascontiguousarray(records["kind"])
+    written = records[kinds != SlotKind.EMPTY]
+    is_text = written["kind"] == SlotKind.TEXT
+    texts = written[is_text]
+    chunks = np.frombuffer(texts.tobytes(), np.uint8).reshape(len(texts), SLOT.record_bytes())[:, :TEXT_BYTES]
+    strings = join_texts(texts["id"], texts["used"], chunks)
+    return Slots(written[~is_text], strings, len(written))
+
+
+def intern_column(ids: NDArray[np.integer], slots: Slots, context: Context) -> NDArray[np.int32]:
+    """Turn a column of the log's string ids into trace-wide ones; an unknown id becomes '' and is counted."""
+    distinct, inverse = np.unique(np.asarray(ids, np.int64), return_inverse=True)
+    mapped = np.zeros(len(distinct), np.int32)
+    for row, string_id in enumerate(distinct.tolist()):
+        text = slots.texts.get(string_id)
+        if text is None:
+            if string_id:
+                context.quality.note(Issue.MISSING_STRING, int((inverse == row).sum()))
+        else:
+            mapped[row] = context.strings.intern(text)
+    return mapped[inverse].astype(np.int32)
