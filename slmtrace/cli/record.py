@@ -1,0 +1,76 @@
+"""`slmtrace record -- COMMAND`: any program, recorded as it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..engines.models import inspect_model, locate_model
+from ..errors import UsageError
+from ..recorder import Recording, record
+from ..recording.ending import parse_until
+from ..recording.progress import Progress
+from .recording import default_output, explain, read_choices, recording_options
+
+
+@click.command(
+    "record",
+    short_help="Record any command.",
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+)
+@recording_options
+@click.option(
+    "--until",
+    metavar="exit|first-token|N-requests",
+    default="exit",
+    show_default=True,
+    help="End the target then: SIGTERM, and SIGKILL to it and its children 10 s later.",
+)
+@click.argument("command_line", metavar="COMMAND...", nargs=-1, type=click.UNPROCESSED)
+def command(until: str, command_line: tuple[str, ...], **arguments: Any) -> int:
+    """Run COMMAND, record it, and explain its load time and its times to first token.
+
+    COMMAND keeps its terminal, its input and its output, and its exit code is returned; the breakdown goes to stderr.
+    When --until ended it, the exit code is 0.
+    """
+    choices = read_choices(arguments)
+    if not command_line:
+        raise UsageError("there is no command to record", hint="slmtrace record -- python program.py")
+    model, weight_files = _find_model(command_line)
+    recording = Recording(
+        command=command_line,
+        probes=choices.probes,
+        required=choices.required,
+        probes_if_present=choices.probes_if_present,
+        options=choices.options,
+        until=parse_until(until),
+        model=model,
+        weight_files=weight_files,
+    )
+    name = model or next((Path(word).stem for word in reversed(command_line[:3]) if word.endswith(".py")), "")
+    output = choices.output or default_output("record", name or Path(command_line[0]).name)
+    progress = Progress()
+    try:
+        outcome = record(recording, output, progress)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads stderr: still no failure of the target
+            explain(outcome, progress, to_stderr=True)
+    finally:
+        progress.clear()
+    return outcome.exit_code
+
+
+def _find_model(command_line: Sequence[str]) -> tuple[str, tuple[Path, ...]]:
+    """Return the name and the weight files of the first model that the command names, if any."""
+    for word in command_line[1:]:
+        path = locate_model(word.rpartition("=")[2])
+        if path is not None:
+            try:
+                model = inspect_model(path)
+            except UsageError:
+                continue
+            return model.name, model.weight_files
+    return "", ()

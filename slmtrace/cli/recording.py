@@ -1,0 +1,153 @@
+"""What `run` and `record` share: their options, and the way from a recording to its breakdown."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..capture.directory import Capture
+from ..errors import UsageError
+from ..model.report import Report
+from ..probes.base import RecordOptions
+from ..probes.registry import DEEP_PROBES, DEFAULT_PROBES, PROBES_IF_PRESENT, in_order, parse_names
+from ..recorder import Outcome
+from ..recording.ownership import give_to_caller
+from ..recording.progress import Progress
+from .failure import describe_error, print_failure
+from .show import show_report
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--tier",
+        type=click.Choice(["light", "deep"]),
+        default="light",
+        show_default=True,
+        help="How much to record: light costs at most 1 % of load and first token, deep at most 10 %.",
+    ),
+    click.option("--probes", metavar="LIST", help="Record with these probes only, such as ranges,proc."),
+    click.option("--require", metavar="LIST", default="", help="Fail (exit code 3) if one of these probes cannot run."),
+    click.option(
+        "--malloc",
+        type=click.Choice(["off", "default", "slow", "full"]),
+        default="default",
+        show_default=True,
+        help="Allocator: its system calls and faults; slow: calls over a threshold too; full: every call.",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="Write the capture here.  [default: traces/<UTC time>-<engine>-<model>]",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingChoices:
+    """The recording options of a command line, checked."""
+
+    options: RecordOptions
+    probes: tuple[str, ...]
+    required: tuple[str, ...]
+    probes_if_present: tuple[str, ...]
+    output: Path | None
+
+
+def recording_options(command: Decorated) -> Decorated:
+    """Add the options that every recording command has."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def read_choices(arguments: Mapping[str, Any]) -> RecordingChoices:
+    """Check the recording options.
+
+    Raises:
+        UsageError: a probe has an unknown name, or the output is something that exists.
+    """
+    options = RecordOptions(tier=str(arguments["tier"]), malloc=str(arguments["malloc"]))
+    required = parse_names(str(arguments["require"]))
+    _check_output(arguments["output"])
+    if arguments["probes"] is not None:
+        return RecordingChoices(options, parse_names(str(arguments["probes"])), required, (), arguments["output"])
+    chosen = {*(DEEP_PROBES if options.tier == "deep" else DEFAULT_PROBES)}
+    if options.malloc == "slow":
+        chosen.add("malloc")
+    return RecordingChoices(options, in_order(chosen), required, PROBES_IF_PRESENT, arguments["output"])
+
+
+def _check_output(path: Path | None) -> None:
+    """Refuse an output early that the capture would refuse late."""
+    if path is not None and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        what = "is not empty" if path.is_dir() else "is not a directory"
+        raise UsageError(f"{path} {what}", hint="name another directory with -o, or remove this one")
+
+
+def default_output(engine: str, model: str) -> Path:
+    """Return where a recording goes when nothing else was said."""
+    now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{now}-{engine}-{model}").strip("-.")
+    for path in (
+        Path("traces", name + suffix) for suffix in itertools.chain([""], map("-{}".format, itertools.count(2)))
+    ):
+        if not path.exists():
+            return path
+    raise AssertionError("the suffixes never end")
+
+
+def explain(outcome: Outcome, progress: Progress, *, to_stderr: bool) -> bool:
+    """Analyse a finished capture, write its outputs, print the breakdown and where everything is.
+
+    What goes wrong is told, and the capture stays: the target has run, and its exit code counts. Return whether nothing
+    went wrong.
+    """
+    capture = outcome.capture
+    try:
+        report = _analyse(capture, progress)
+        show_report(report, to_stderr=to_stderr)
+        for warning in outcome.warnings:
+            click.echo(f"slmtrace: {warning}", err=True)
+        click.echo(f"\n{_where(capture)}", err=to_stderr)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # a defect of the analysis is no failure of the target
+        progress.clear()
+        print_failure(f"the capture {capture.path} could not be explained: {describe_error(error)}", error)
+        return False
+    return True
+
+
+def _analyse(capture: Capture, progress: Progress) -> Report:
+    from ..analysis import analyze, write_outputs  # noqa: PLC0415  (numpy and perfetto take longer to import)
+
+    progress.say("analysing")
+    try:
+        trace, report = analyze(capture)
+        progress.say("writing the timeline")
+        write_outputs(trace, report, capture)
+    finally:
+        give_to_caller(capture.path)
+        progress.clear()
+    return report
+
+
+def _where(capture: Capture) -> str:
+    path = capture.path
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return (
+        f"capture   {path}\n"
+        f"timeline  {path / capture.trace_path.name}  (slmtrace view {path}, or https://ui.perfetto.dev)\n"
+        f"again     slmtrace report {path}"
+    )

@@ -1,0 +1,43 @@
+"""Print a report: the place where width and colour are decided."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Callable
+
+import click
+
+from ..model.report import Report
+
+FORMATS = ("text", "markdown", "json", "html")
+REPORT_FORMATS = (*FORMATS, "prometheus", "otlp")
+# One renderer is enough for one command: rich alone takes longer to import than all of ours.
+_RENDERERS = {
+    "markdown": ("markdown", "render_markdown"),
+    "json": ("json_", "render_json"),
+    "html": ("html", "render_html"),
+    "prometheus": ("prometheus", "render_prometheus"),
+    "otlp": ("otlp", "render_otlp"),
+}
+MIN_WIDTH, MAX_WIDTH = 60, 120
+
+
+def show_report(report: Report, form: str = "text", *, to_stderr: bool = False) -> None:
+    """Print a report in one of REPORT_FORMATS; text is coloured and fitted if a terminal reads it."""
+    click.echo(_render(report, form, sys.stderr if to_stderr else sys.stdout).rstrip("\n"), err=to_stderr, color=True)
+
+
+def _render(report: Report, form: str, stream: object) -> str:
+    if form in _RENDERERS:
+        module, function = _RENDERERS[form]
+        render: Callable[[Report], str] = getattr(importlib.import_module(f"..output.{module}", __package__), function)
+        return render(report)
+    from ..output.text import render_text  # noqa: PLC0415
+
+    is_terminal = bool(getattr(stream, "isatty", lambda: False)())
+    width = max(MIN_WIDTH, min(shutil.get_terminal_size().columns, MAX_WIDTH)) if is_terminal else 100
+    # https://no-color.org
+    return render_text(report, width=width, color=is_terminal and not os.environ.get("NO_COLOR"))
