@@ -1,0 +1,100 @@
+"""Timelines against brute force: every instant of a small clock, one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slmtrace.attribute.folds import place_folds
+from slmtrace.attribute.timeline import Timeline, gaps, nest, overlay, sequence
+from slmtrace.model.quality import Issue, Quality
+
+CLOCK = np.arange(0, 60, dtype=np.int64)
+intervals = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15)), max_size=12)
+
+
+def columns(rows: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return starts, ends and owners, sorted as a track's events are."""
+    ordered = sorted((start, -(start + dur)) for start, dur in rows)
+    start = np.array([start for start, _ in ordered], np.int64)
+    end = np.array([-end for _, end in ordered], np.int64)
+    return start, end, np.arange(len(ordered), dtype=np.int64)
+
+
+def assert_disjoint(timeline: Timeline) -> None:
+    assert (timeline.end_ns > timeline.start_ns).all()
+    assert (timeline.start_ns[1:] >= timeline.end_ns[:-1]).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(intervals)
+def test_the_innermost_event_owns_each_instant(rows: list[tuple[int, int]]) -> None:
+    start, end, owner = columns(rows)
+    stack: list[tuple[int, int]] = []
+    cut = {}
+    for s, e, o in zip(start.tolist(), end.tolist(), owner.tolist(), strict=True):
+        stack = [(until, event) for until, event in stack if until > s]
+        cut[o] = min([e, *(until for until, _ in stack)])
+        stack.append((cut[o], o))
+
+    timeline = nest(start, end, owner, Quality())
+
+    expected = [max((o for o in cut if start[o] <= t < cut[o]), default=-1) for t in CLOCK.tolist()]
+    assert timeline.at(CLOCK).tolist() == expected
+    assert_disjoint(timeline)
+
+
+@settings(max_examples=200, deadline=None)
+@given(intervals, intervals)
+def test_an_overlay_shows_the_upper_timeline_where_it_has_one(
+    above: list[tuple[int, int]], below: list[tuple[int, int]]
+) -> None:
+    upper, lower = sequence(*columns(above)), sequence(*columns(below))
+
+    merged = overlay(upper, lower)
+
+    shown = upper.at(CLOCK)
+    assert merged.at(CLOCK).tolist() == np.where(shown >= 0, shown, lower.at(CLOCK)).tolist()
+    assert_disjoint(merged)
+
+
+@settings(max_examples=200, deadline=None)
+@given(intervals, intervals)
+def test_gaps_are_the_span_without_what_is_taken(span: list[tuple[int, int]], taken: list[tuple[int, int]]) -> None:
+    whole, busy = sequence(*columns(span)), sequence(*columns(taken))
+
+    start, end = gaps(whole, busy)
+
+    free = np.zeros(len(CLOCK), bool)
+    for s, e in zip(start.tolist(), end.tolist(), strict=True):
+        free[s:e] = True
+    assert free.tolist() == ((whole.at(CLOCK) >= 0) & (busy.at(CLOCK) < 0)).tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(intervals, st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15), st.integers(0, 15)), max_size=8))
+def test_folds_keep_their_sums_wherever_there_is_room(
+    free_rows: list[tuple[int, int]], folds: list[tuple[int, int, int]]
+) -> None:
+    free = sequence(*columns(free_rows))
+    first = np.array([f for f, _, _ in folds], np.int64)
+    last = np.array([f + length for f, length, _ in folds], np.int64)
+    work = np.array([w for _, _, w in folds], np.int64)
+    quality = Quality()
+
+    placed = place_folds(
+        first, last, work, np.arange(len(folds), dtype=np.int64), (free.start_ns, free.end_ns), quality
+    )
+
+    assert_disjoint(placed)
+    assert (free.at(placed.start_ns) >= 0).all()
+    done = np.bincount(placed.owner, weights=placed.end_ns - placed.start_ns, minlength=len(folds))
+    assert (done <= work).all()
+    for event, start, end in zip(placed.owner.tolist(), placed.start_ns.tolist(), placed.end_ns.tolist(), strict=True):
+        assert first[event] <= start < end <= last[event]
+    assert quality.counts[Issue.FOLD_OVERFLOW] == (work - done).sum()
+    # A fold alone is cut only where its own stretch has too little room.
+    if len(folds) == 1:
+        room = int(((free.at(CLOCK) >= 0) & (first[0] <= CLOCK) & (last[0] > CLOCK)).sum())
+        assert done[0] == min(work[0], room)

@@ -1,0 +1,97 @@
+"""What recording costs on a GPU: steady TTFT under several recorders, in interleaved rounds.
+
+Usage: overhead.py MODEL [--seconds N] [--requests N] [--variants LIST] [--json FILE]
+Each round runs the same program once a variant, each in a process of its own, in an order that turns with the rounds;
+rounds go on while they fit into the seconds. Printed, for each variant: the median of its TTFTs (the first third of
+each process's requests is left out), the median over the rounds of its ratio to `bare`, and the ratios themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WORKLOAD = Path(__file__).resolve().parent / "hf_workload.py"
+# How each variant records; None: it is not recorded by us.
+RECORDERS: dict[str, list[str] | None] = {
+    "bare": None,
+    "ranges": ["--probes", "ranges"],
+    "cuda": ["--probes", "cuda"],
+    "ebpf": ["--probes", "ebpf"],
+    "light": [],
+    "deep": ["--tier", "deep"],
+    "profiler": None,
+    "profiler-all": None,
+}
+PROFILERS = {"profiler": ["--profile", "cuda"], "profiler-all": ["--profile", "all"]}
+_FIRST_TOKEN = re.compile(r"^request \d+: .*first token ([\d.]+) ms", re.MULTILINE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--requests", type=int, default=45)
+    parser.add_argument("--variants", default="bare,light,deep,profiler")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    variants = args.variants.split(",")
+    unknown = sorted(set(variants) - set(RECORDERS))
+    if unknown or "bare" not in variants:
+        parser.error(f"variants are {', '.join(RECORDERS)}; bare is always needed")
+
+    rounds = measure(args.model, variants, args.requests, time.monotonic() + args.seconds)
+    rows = [summarise(variant, rounds) for variant in variants]
+    print(f"{len(rounds)} rounds, {args.requests} requests each")
+    for row in rows:
+        ratios = " ".join(f"{ratio:.3f}" for ratio in row["ratios"])
+        print(f"{row['variant']:14} ttft {row['ttft_ms']:8.3f} ms   ratio {row['ratio']:.4f}   ({ratios})")
+    if args.json:
+        args.json.write_text(json.dumps({"rounds": rounds, "rows": rows}, indent=1) + "\n")
+
+
+def measure(model: str, variants: list[str], n_requests: int, until_s: float) -> list[dict[str, list[float]]]:
+    """Return the steady TTFTs of each variant, round by round."""
+    rounds: list[dict[str, list[float]]] = []
+    longest_s = 0.0
+    while not rounds or time.monotonic() + longest_s < until_s:
+        begin_s, turn = time.monotonic(), len(rounds) % len(variants)
+        order = variants[turn:] + variants[:turn]
+        rounds.append({variant: steady_ttfts(variant, model, n_requests) for variant in order})
+        longest_s = max(longest_s, time.monotonic() - begin_s)
+        medians = {variant: f"{statistics.median(ttfts):.2f}" for variant, ttfts in rounds[-1].items()}
+        print(f"round {len(rounds)}: {longest_s:.0f} s, {medians}", flush=True)
+    return rounds
+
+
+def steady_ttfts(variant: str, model: str, n_requests: int) -> list[float]:
+    options = ["--requests", str(n_requests), "--new-tokens", "1", *PROFILERS.get(variant, [])]
+    command = [sys.executable, str(WORKLOAD), model, *options]
+    recorder = RECORDERS[variant]
+    capture = Path(tempfile.mkdtemp()) / "capture"
+    if recorder is not None:
+        command = [sys.executable, "-m", "slmtrace", "record", *recorder, "-o", str(capture), "--", *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    shutil.rmtree(capture.parent)
+    found = [float(text) for text in _FIRST_TOKEN.findall(done.stdout)]
+    if done.returncode or len(found) != n_requests:
+        raise SystemExit(f"{variant} failed ({done.returncode}):\n{done.stderr[-2000:]}")
+    return found[n_requests // 3 :]
+
+
+def summarise(variant: str, rounds: list[dict[str, list[float]]]) -> dict[str, object]:
+    ratios = [statistics.median(each[variant]) / statistics.median(each["bare"]) for each in rounds]
+    ttft_ms = statistics.median(ttft for each in rounds for ttft in each[variant])
+    return {"variant": variant, "ttft_ms": ttft_ms, "ratio": statistics.median(ratios), "ratios": ratios}
+
+
+if __name__ == "__main__":
+    main()
