@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Records, on a machine with a GPU and with eBPF: transformers cold and warm, deep, with modules loaded eagerly, copies of
-# pageable and of pinned memory; and measures what recording costs. Takes nine minutes at most.
-# Usage: tools/gpu/second.sh [MODEL]        Without MODEL, a 1.5B model with random weights is made in /tmp/model.
+# pageable and of pinned memory; and, in what is left of the time, measures what recording costs.
+# Usage: tools/gpu/second.sh [MODEL [SECONDS]]        Without MODEL, a 1.5B model with random weights is made in /tmp/model.
 set -uo pipefail
 begin=$SECONDS
 . tools/gpu/common.sh
@@ -35,8 +35,8 @@ nvidia-smi --query-gpu=pcie.link.gen.max,pcie.link.width.max --format=csv
 step "cold and eager beside warm"
 limit 30 python3 tools/gpu/causes.py "$work/hf-warm" "$work/hf-cold" "$work/hf-eager" "$work/hf-deep"
 
-# Whatever is left of nine minutes, less what packing takes.
-left=$((540 - (SECONDS - begin) - 40))
+# Whatever is left of the time, less what packing takes.
+left=$((${2:-540} - (SECONDS - begin) - 40))
 step "overhead, $left s"
 if [ $left -gt 90 ]; then
   limit "$left" python3 tools/gpu/overhead.py "$model" --seconds $((left - 10)) \
