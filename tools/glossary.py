@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the README's glossary from the taxonomy, between its two marks. `--check` only says whether it is up to date."""
+"""Write the README's glossary from the taxonomy, between its two marks. `--check` only says if it is up to date."""
 
 from __future__ import annotations
 

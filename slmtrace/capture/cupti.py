@@ -157,6 +157,8 @@ RECORDS: dict[ActivityKind, RecordLayout] = {
 }
 SUPPORTED_MAJOR = 13
 _WORDS_BY_KIND = {int(kind): layout.size_bytes // 8 for kind, layout in RECORDS.items()}
+# CUPTI sets this bit of a record's kind until it knows the times: a killed process leaves such records.
+_UNFINISHED = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,22 +186,34 @@ def blocks(log: memoryview) -> Iterator[Block]:
         offset += block_bytes
 
 
-def record_offsets(log: memoryview, block: Block) -> tuple[dict[int, list[int]], bool]:
-    """Return the offsets of a BUFFER block's records by ActivityKind, and whether its end was reached.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A BUFFER block's records: their offsets by ActivityKind, and what cannot be used."""
+
+    offsets: dict[int, list[int]]
+    n_unfinished: int  # records without times: the process was killed before CUPTI had them
+    is_whole: bool  # the block's end was reached
+
+
+def find_records(log: memoryview, block: Block) -> Found:
+    """Return where a BUFFER block's records lie.
 
     A record's length follows from its kind; an unknown kind ends the walk.
     """
     words = log[block.start : block.start + (block.end - block.start) // 8 * 8].cast("Q")
-    found: dict[int, list[int]] = {kind: [] for kind in _WORDS_BY_KIND}
-    size_words, n, at = _WORDS_BY_KIND, len(words), 0
+    offsets: dict[int, list[int]] = {kind: [] for kind in _WORDS_BY_KIND}
+    size_words, n, at, n_unfinished = _WORDS_BY_KIND, len(words), 0, 0
     while at < n:
         kind = words[at] & 0xFFFFFFFF
-        length = size_words.get(kind)
+        length = size_words.get(kind & ~_UNFINISHED)
         if length is None or at + length > n:
-            return found, not kind and not block.is_complete
-        found[kind].append(block.start + at * 8)
+            return Found(offsets, n_unfinished, not kind and not block.is_complete)
+        if kind & _UNFINISHED:
+            n_unfinished += 1
+        else:
+            offsets[kind].append(block.start + at * 8)
         at += length
-    return found, True
+    return Found(offsets, n_unfinished, True)
 
 
 def slot_offsets(log: memoryview, block: Block) -> range:

@@ -61,8 +61,8 @@ def decode(log: RawLog, context: Context) -> Fragment:
     tables.append(process.markers())
     reads = clock_reads(content.slots, context)
     last_ns = int(reads[:, 3].max()) if len(reads) else 0
-    lost = int(log.header.get("lost", 0))
-    losses = [Loss(last_ns, log.source, "cupti_dropped", lost)] if lost else []
+    lost = {"cupti_dropped": int(log.header.get("lost", 0)), "killed_before_flush": content.n_unfinished}
+    losses = [Loss(last_ns, log.source, cause, n) for cause, n in lost.items() if n]
     decoded = content.slots.n_records + sum(map(len, content.offsets.values()))
     return Fragment(log.source, concatenate_events(tables), clock_reads=reads, decoded=decoded, losses=losses)
 
@@ -74,6 +74,7 @@ class _Content:
     words: dict[int, NDArray[np.unsignedinteger]]
     offsets: dict[ActivityKind, Ints]
     slots: Slots
+    n_unfinished: int  # records that have no times
 
     def column(self, kind: ActivityKind, name: str) -> Ints:
         """Return a field of every record of a kind; fields of CUPTI's records are aligned."""
@@ -88,18 +89,20 @@ def _read(log: RawLog, context: Context) -> _Content:
     octets = whole[: len(whole) // 8 * 8]
     offsets: dict[int, list[int]] = defaultdict(list)
     slot_offsets: list[int] = []
+    n_unfinished = 0
     content = octets.data
     for block in cupti.blocks(content):
         if block.kind is BlockKind.SLOTS:
             slot_offsets += cupti.slot_offsets(content, block)
             continue
-        found, is_whole = cupti.record_offsets(content, block)
-        context.quality.note(Issue.UNKNOWN_KIND, not is_whole)
-        for kind, places in found.items():
+        found = cupti.find_records(content, block)
+        context.quality.note(Issue.UNKNOWN_KIND, not found.is_whole)
+        n_unfinished += found.n_unfinished
+        for kind, places in found.offsets.items():
             offsets[kind] += places
     words = {size: octets.view(f"<u{size}") for size in (1, 4, 8)}
     by_kind = {kind: np.array(offsets[kind], np.int64) for kind in ActivityKind}
-    return _Content(words, by_kind, _slots(octets, np.array(slot_offsets, np.int64)))
+    return _Content(words, by_kind, _slots(octets, np.array(slot_offsets, np.int64)), n_unfinished)
 
 
 def _slots(octets: NDArray[np.uint8], offsets: Ints) -> Slots:

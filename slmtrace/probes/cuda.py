@@ -30,6 +30,10 @@ from .base import Availability, Probe, ProbeResult, RecordOptions
 
 SHIM_SOURCE = Path(__file__).with_name("cuda_shim.c")
 _SELFTEST_TIMEOUT_S = 60
+_LOSSES = {
+    "cupti_dropped": "CUPTI dropped records",
+    "killed_before_flush": "a process was killed before CUPTI had handed over its last records",
+}
 # The driver API alone: it needs no package, and brings up a context as any program does.
 _SELFTEST = """
 import ctypes
@@ -108,15 +112,18 @@ class CudaProbe(Probe):
             return ProbeResult("partial", "no process of the target initialised CUDA, or another tool is injected")
         reasons = sorted({account.reason for account in accounts if account.reason})
         written = sum(account.n_written for account in accounts)
-        lost = sum(account.n_lost for account in accounts)
-        if lost:
-            reasons.append("CUPTI dropped records")
+        counts = {
+            "cupti_dropped": sum(account.n_lost for account in accounts),
+            "killed_before_flush": sum(account.n_unfinished for account in accounts),
+        }
+        lost = {cause: n for cause, n in counts.items() if n}
+        reasons += [_LOSSES[cause] for cause in lost]
         return ProbeResult(
             "partial" if reasons else "ok",
             "; ".join(reasons),
-            seen=written + lost,
+            seen=written + sum(lost.values()),
             written=written,
-            lost={"cupti_dropped": lost} if lost else {},
+            lost=lost,
             overhead={
                 "ns": sum(account.cost_ns for account in accounts),
                 "method": "time inside the completion of CUPTI's buffers; CUPTI's own cost is in its OVERHEAD records",
@@ -177,6 +184,7 @@ class _Account:
 
     n_written: int = 0
     n_lost: int = 0
+    n_unfinished: int = 0
     cost_ns: int = 0
     cupti_version: int = 0
     used_bytes: int = HEADER_BYTES
@@ -232,8 +240,9 @@ def _count(log: memoryview, account: _Account) -> None:
             n_records = len(offsets)
             _read_notes(log, offsets, texts, account)
         else:
-            found, _ = cupti.record_offsets(log, block)
-            n_records = sum(map(len, found.values()))
+            found = cupti.find_records(log, block)
+            n_records = sum(map(len, found.offsets.values()))
+            account.n_unfinished += found.n_unfinished
         account.n_written += n_records
         if n_records:
             account.used_bytes = -(-block.end // cupti.PAGE_BYTES) * cupti.PAGE_BYTES

@@ -41,8 +41,11 @@
 #define TEXT_BYTES 40
 #define N_SYMBOLS 65536 /* a power of two; a process has a few thousand distinct kernels at most */
 #define CLOCK_READS 32
-/* A process killed with SIGKILL loses at most this much of what CUPTI had not yet handed over. */
-#define FLUSH_INTERVAL_NS 1000000000u
+/* A process killed with SIGKILL loses at most this much: kernels have no times before CUPTI's own thread looks again. */
+#define FLUSH_PERIOD_MS 250u
+#define CLOCK_INTERVAL_NS 1000000000u
+/* A flush that takes longer at the process's end is abandoned: CUPTI must not keep a program from ending. */
+#define EXIT_TIMEOUT_NS 5000000000u
 #define LAST_CALLBACK_ID 4096
 
 /* CUPTI's numbers (cupti_activity.h, cupti_result.h of CUDA 13). */
@@ -117,6 +120,7 @@ static struct {
 	int (*ActivityEnableDriverApi)(uint32_t cbid, uint8_t enable);
 	int (*ActivityEnableRuntimeApi)(uint32_t cbid, uint8_t enable);
 	int (*ActivityFlushAll)(uint32_t flag);
+	int (*ActivityFlushPeriod)(uint32_t period_ms);
 	int (*ActivityGetNextRecord)(uint8_t *buffer, size_t valid_bytes, void **record);
 	int (*ActivityGetNumDroppedRecords)(void *context, uint32_t stream, size_t *dropped);
 } cupti;
@@ -140,8 +144,7 @@ static const char *const rare_functions[] = {
 static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t slot_lock = PTHREAD_MUTEX_INITIALIZER; /* slots and symbols */
 static pthread_mutex_t grow_lock = PTHREAD_MUTEX_INITIALIZER; /* of the log's length; taken last */
-static pthread_mutex_t flush_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t keeper_wakeup;
+static pthread_cond_t keeper_wakeup, flush_done; /* with `spare_lock` */
 static pid_t owner; /* the process that recording was started in */
 static bool is_recording;
 static int log_fd = -1;
@@ -153,8 +156,10 @@ static struct block *slots;
 static uint64_t symbols[N_SYMBOLS];
 static unsigned int n_symbols;
 static uint32_t last_string_id;
-static bool is_ending; /* no more spare blocks */
+static bool is_ending, is_full; /* no more spare blocks */
 static bool has_buffers; /* CUPTI asked for one: CUDA is up */
+static bool has_keeper;
+static bool is_flush_wanted, is_last_flush_wanted, is_last_flush_done;
 static char *(*demangle)(const char *, char *, size_t *, int *);
 
 static uint64_t now_ns(void)
@@ -400,65 +405,102 @@ static void write_clock_read(void)
 
 static void flush(uint32_t flag)
 {
-	pthread_mutex_lock(&flush_lock);
 	write_clock_read();
 	cupti.ActivityFlushAll(flag);
-	pthread_mutex_unlock(&flush_lock);
 }
 
-/* Hand over what CUPTI has collected; called by the instrument when a window has ended. */
+/* Have what CUPTI has collected handed over; called by the instrument when a window has ended. The keeper does it: a
+ * flush takes locks of CUPTI, and a thread of the target must never wait for them. */
 EXPORT void slmtrace_cuda_flush(void)
 {
-	if (is_recording && owner == getpid() && has_buffers)
-		flush(FLUSH_COMPLETED);
+	if (!is_recording || owner != getpid())
+		return;
+	pthread_mutex_lock(&spare_lock);
+	is_flush_wanted = true;
+	pthread_cond_signal(&keeper_wakeup);
+	pthread_mutex_unlock(&spare_lock);
+}
+
+static struct timespec deadline_in(uint64_t interval_ns)
+{
+	uint64_t until_ns = now_ns() + interval_ns;
+
+	return (struct timespec){(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
 }
 
 static void flush_at_exit(void)
 {
+	struct timespec until = deadline_in(EXIT_TIMEOUT_NS);
+	int waited = 0;
+
 	if (!is_recording || owner != getpid())
 		return;
-	if (has_buffers)
-		flush(FLUSH_FORCED);
 	pthread_mutex_lock(&spare_lock);
 	is_ending = true;
+	is_last_flush_wanted = has_keeper && has_buffers;
+	pthread_cond_signal(&keeper_wakeup);
+	while (is_last_flush_wanted && !is_last_flush_done && waited != ETIMEDOUT)
+		waited = pthread_cond_timedwait(&flush_done, &spare_lock, &until);
 	while (n_spares)
 		free_pages(spares[--n_spares], sizeof(struct block));
 	pthread_mutex_unlock(&spare_lock);
 }
 
-/* Keep spare blocks ready, and hand over what has been collected every second. */
+/* Wait for something to do, at most until it is time to read the clock; the caller holds `spare_lock`. */
+static bool wait_for_work(const struct timespec *until)
+{
+	while (!is_flush_wanted && !is_last_flush_wanted && (n_spares == N_SPARES || is_ending || is_full))
+		if (pthread_cond_timedwait(&keeper_wakeup, &spare_lock, until) == ETIMEDOUT)
+			return false;
+	return true;
+}
+
+static void add_spare(void)
+{
+	struct block *fresh = make_block(BLOCK_BUFFER, BUFFER_BLOCK_BYTES);
+
+	pthread_mutex_lock(&spare_lock);
+	if (!fresh)
+		is_full = true;
+	else if (is_ending)
+		free_pages(fresh, sizeof(struct block));
+	else
+		spares[n_spares++] = fresh;
+	pthread_mutex_unlock(&spare_lock);
+}
+
+/* Keep spare blocks ready, flush when asked to, and read the clock every second. */
 static void *keep(void *unused)
 {
-	struct timespec until;
+	struct timespec until = deadline_in(CLOCK_INTERVAL_NS);
+	bool is_last = false;
 
 	(void)unused;
 	prctl(PR_SET_NAME, "slmtrace-cuda");
-	for (;;) {
-		uint64_t until_ns = now_ns() + FLUSH_INTERVAL_NS;
-		bool is_due = false;
+	while (!is_last) {
+		bool is_due, is_wanted, is_short;
 
-		until = (struct timespec){(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
-		while (!is_due) {
-			struct block *fresh;
-
-			pthread_mutex_lock(&spare_lock);
-			while ((n_spares == N_SPARES || is_ending) && !is_due)
-				is_due = pthread_cond_timedwait(&keeper_wakeup, &spare_lock, &until) == ETIMEDOUT;
-			pthread_mutex_unlock(&spare_lock);
-			if (is_due)
-				break;
-			fresh = make_block(BLOCK_BUFFER, BUFFER_BLOCK_BYTES);
-			if (!fresh)
-				return NULL;
-			pthread_mutex_lock(&spare_lock);
-			if (is_ending)
-				free_pages(fresh, sizeof(struct block));
-			else
-				spares[n_spares++] = fresh;
-			pthread_mutex_unlock(&spare_lock);
-		}
-		slmtrace_cuda_flush();
+		pthread_mutex_lock(&spare_lock);
+		is_due = !wait_for_work(&until);
+		is_last = is_last_flush_wanted;
+		is_wanted = is_flush_wanted && has_buffers;
+		is_flush_wanted = false;
+		is_short = n_spares < N_SPARES && !is_ending && !is_full;
+		pthread_mutex_unlock(&spare_lock);
+		if (is_short)
+			add_spare();
+		if (is_last || is_wanted)
+			flush(is_last ? FLUSH_FORCED : FLUSH_COMPLETED);
+		else if (is_due && has_buffers)
+			write_clock_read();
+		if (is_due)
+			until = deadline_in(CLOCK_INTERVAL_NS);
 	}
+	pthread_mutex_lock(&spare_lock);
+	is_last_flush_done = true;
+	pthread_cond_signal(&flush_done);
+	pthread_mutex_unlock(&spare_lock);
+	return NULL;
 }
 
 static void start_keeper(void)
@@ -470,10 +512,12 @@ static void start_keeper(void)
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&keeper_wakeup, &attributes);
+	pthread_cond_init(&flush_done, &attributes);
 	/* The target's signal handlers run on the target's threads. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &previous);
-	if (!pthread_create(&keeper, NULL, keep, NULL))
+	has_keeper = !pthread_create(&keeper, NULL, keep, NULL);
+	if (has_keeper)
 		pthread_detach(keeper);
 	pthread_sigmask(SIG_SETMASK, &previous, NULL);
 }
@@ -582,6 +626,7 @@ static bool find_functions(void *library)
 		if (!(*functions[i].place = dlsym(library, functions[i].name)))
 			return false;
 	*(void **)&cupti.Subscribe_v2 = dlsym(library, "cuptiSubscribe_v2");
+	*(void **)&cupti.ActivityFlushPeriod = dlsym(library, "cuptiActivityFlushPeriod");
 	return true;
 }
 
@@ -650,6 +695,8 @@ static void start(bool is_deep)
 	is_recording = true;
 	start_keeper();
 	enable_kinds(is_deep);
+	if (cupti.ActivityFlushPeriod)
+		cupti.ActivityFlushPeriod(FLUSH_PERIOD_MS);
 	atexit(flush_at_exit);
 }
 

@@ -31,6 +31,12 @@ def emit(kind, **values):
     data = record(kind, **values)
     fake.fake_record(data, ctypes.c_size_t(len(data)))
 
+def flush():
+    before = fake.fake_flushes()
+    shim.slmtrace_cuda_flush()
+    while fake.fake_flushes() == before:
+        time.sleep(0.001)
+
 def clock():
     value = ctypes.c_uint64()
     fake.cuptiGetTimestamp(ctypes.byref(value))
@@ -59,7 +65,7 @@ def build_fake_cupti() -> Path:
 
 
 def run_target(raw: Path, body: str, tier: str = "light", **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run `body` in a process that records CUDA activity; `emit`, `text`, `fake` and `shim` are at hand."""
+    """Run `body` in a process that records CUDA activity; `emit`, `flush`, `text`, `fake` and `shim` are at hand."""
     repository = str(Path(__file__).resolve().parents[2])
     script = _HEAD.format(repository=repository, shim=str(build_shim())) + body
     variables = {

@@ -2,10 +2,12 @@
  * A libcupti for tests: it keeps the records it is given in the buffers that the recorder provides, and hands them over
  * when flushed, as CUPTI does.
  */
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 typedef void (*requested_fn)(uint8_t **, size_t *, size_t *);
 typedef void (*completed_fn)(void *, uint32_t, uint8_t *, size_t, size_t);
@@ -16,7 +18,8 @@ static uint8_t *buffer;
 static size_t size, used;
 static uint32_t enabled[256];
 static size_t n_enabled;
-static size_t n_dropped;
+static size_t n_dropped, n_flushes;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static uint64_t monotonic_ns(void)
 {
@@ -155,14 +158,28 @@ int cuptiActivityGetNumDroppedRecords(void *context, uint32_t stream, size_t *dr
 	return 0;
 }
 
+static void hand_over(void)
+{
+	if (buffer)
+		completed(NULL, 0, buffer, size, used);
+	buffer = NULL;
+}
+
 int cuptiActivityFlushAll(uint32_t flag)
 {
 	(void)flag;
-	if (!buffer)
-		return 0;
-	completed(NULL, 0, buffer, size, used);
-	buffer = NULL;
+	while (getenv("FAKE_CUPTI_HANGS"))
+		pause();
+	pthread_mutex_lock(&lock);
+	hand_over();
+	n_flushes++;
+	pthread_mutex_unlock(&lock);
 	return 0;
+}
+
+int cuptiActivityFlushPeriod(uint32_t period_ms)
+{
+	return period_ms > 250;
 }
 
 /* What a test does in CUPTI's place. */
@@ -170,14 +187,26 @@ void fake_record(const uint8_t *record, size_t bytes)
 {
 	size_t max_records;
 
+	pthread_mutex_lock(&lock);
 	if (buffer && used + bytes > size)
-		cuptiActivityFlushAll(0);
+		hand_over();
 	if (!buffer) {
 		requested(&buffer, &size, &max_records);
 		used = 0;
 	}
 	memcpy(buffer + used, record, bytes);
 	used += bytes;
+	pthread_mutex_unlock(&lock);
+}
+
+size_t fake_flushes(void)
+{
+	size_t n;
+
+	pthread_mutex_lock(&lock);
+	n = n_flushes;
+	pthread_mutex_unlock(&lock);
+	return n;
 }
 
 void fake_drop(size_t n)

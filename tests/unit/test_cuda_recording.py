@@ -124,7 +124,7 @@ def test_times_are_mapped_to_the_monotonic_clock(tmp_path: Path) -> None:
 before = time.monotonic_ns()
 now = clock()
 emit(10, start=now, end=now + 1000, name=text("kernel"))
-shim.slmtrace_cuda_flush()
+flush()
 time.sleep(0.02)
 Path(os.environ["OUT"]).write_text(f"{before} {time.monotonic_ns()}")
 """
@@ -154,12 +154,43 @@ def test_a_killed_process_leaves_what_cupti_had_written(tmp_path: Path) -> None:
 def test_what_was_flushed_before_a_kill_has_its_names(tmp_path: Path) -> None:
     capture = new_capture(tmp_path)
 
-    run_target(capture.raw, _KERNELS + "shim.slmtrace_cuda_flush()\nos.kill(os.getpid(), signal.SIGKILL)")
+    run_target(capture.raw, _KERNELS + "flush()\nos.kill(os.getpid(), signal.SIGKILL)")
     context = make_context()
     fragment = decoder.decode(only_log(capture), context)
 
     assert names(fragment, context, EventKind.GPU_KERNEL) == ["vectorized_elementwise_kernel"] * 3
     assert context.quality.counts[Issue.MISSING_STRING] == 0
+
+
+def test_records_that_a_killed_process_left_without_times_are_lost_and_counted(tmp_path: Path) -> None:
+    capture = new_capture(tmp_path)
+    probe = stopped(capture)
+    body = """
+for unfinished in (0x80, 0, 0x80):
+    data = bytearray(record(10, start=1000, end=1100))
+    data[3] |= unfinished
+    fake.fake_record(bytes(data), ctypes.c_size_t(len(data)))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+    run_target(capture.raw, body)
+    result = probe.stop()
+    context = make_context()
+    fragment = decoder.decode(only_log(capture), context)
+
+    assert int((fragment.events.kind == EventKind.GPU_KERNEL).sum()) == 1
+    assert result.lost == {"killed_before_flush": 2}
+    assert [(loss.cause, loss.count) for loss in fragment.losses] == [("killed_before_flush", 2)]
+    assert context.quality.counts[Issue.UNKNOWN_KIND] == 0
+
+
+def test_a_flush_that_never_returns_holds_up_neither_the_program_nor_its_end(tmp_path: Path) -> None:
+    capture = new_capture(tmp_path)
+    body = "shim.slmtrace_cuda_flush()\nshim.slmtrace_cuda_flush()\nprint('went on')"
+
+    done = run_target(capture.raw, _KERNELS + body, FAKE_CUPTI_HANGS="yes")
+
+    assert (done.returncode, done.stdout) == (0, "went on\n")
 
 
 def test_the_books_balance_and_dropped_records_are_counted(tmp_path: Path) -> None:

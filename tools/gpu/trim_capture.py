@@ -76,7 +76,7 @@ def trim_cuda(source: Path, target: Path, n_kernels: int) -> None:
     starts = sorted(
         _u64(content, at + _offset(ActivityKind.CONCURRENT_KERNEL, "start"))
         for block in buffers
-        for at in cupti.record_offsets(content, block)[0][ActivityKind.CONCURRENT_KERNEL]
+        for at in cupti.find_records(content, block).offsets[ActivityKind.CONCURRENT_KERNEL]
     )
     until = starts[min(n_kernels, len(starts) - 1)]
     with target.open("wb") as file:
@@ -93,7 +93,7 @@ def trim_cuda(source: Path, target: Path, n_kernels: int) -> None:
 
 def _kept(content: memoryview, block: cupti.Block, until: int) -> list[bytes]:
     places = sorted(
-        (at, ActivityKind(kind)) for kind, found in cupti.record_offsets(content, block)[0].items() for at in found
+        (at, ActivityKind(kind)) for kind, found in cupti.find_records(content, block).offsets.items() for at in found
     )
     return [
         bytes(content[at : at + cupti.RECORDS[kind].size_bytes])
