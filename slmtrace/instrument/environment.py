@@ -27,8 +27,8 @@ def site_dir() -> str:
     return os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
 
 
-def injected(environ: dict[str, str], raw: str, nvtx: str = "auto") -> dict[str, str]:
+def injected(environ: dict[str, str], raw: str) -> dict[str, str]:
     """Return what to change in a target's environment so that its Python processes record into `raw`."""
     inherited = environ.get("PYTHONPATH")
     path = os.pathsep.join([site_dir(), inherited] if inherited else [site_dir()])
-    return {"PYTHONPATH": path, RAW: raw, NVTX: nvtx}
+    return {"PYTHONPATH": path, RAW: raw, NVTX: environ.get(NVTX) or "auto"}

@@ -41,9 +41,8 @@
 #define TEXT_BYTES 40
 #define N_SYMBOLS 65536 /* a power of two; a process has a few thousand distinct kernels at most */
 #define CLOCK_READS 32
-/* A process killed with SIGKILL loses at most this much: kernels have no times before CUPTI's own thread looks again. */
-#define FLUSH_PERIOD_MS 250u
-#define CLOCK_INTERVAL_NS 1000000000u
+/* A process killed with SIGKILL loses at most this much of what no window's end had flushed. */
+#define FLUSH_INTERVAL_NS 1000000000u
 /* A flush that takes longer at the process's end is abandoned: CUPTI must not keep a program from ending. */
 #define EXIT_TIMEOUT_NS 5000000000u
 #define LAST_CALLBACK_ID 4096
@@ -120,7 +119,6 @@ static struct {
 	int (*ActivityEnableDriverApi)(uint32_t cbid, uint8_t enable);
 	int (*ActivityEnableRuntimeApi)(uint32_t cbid, uint8_t enable);
 	int (*ActivityFlushAll)(uint32_t flag);
-	int (*ActivityFlushPeriod)(uint32_t period_ms);
 	int (*ActivityGetNextRecord)(uint8_t *buffer, size_t valid_bytes, void **record);
 	int (*ActivityGetNumDroppedRecords)(void *context, uint32_t stream, size_t *dropped);
 } cupti;
@@ -446,7 +444,7 @@ static void flush_at_exit(void)
 	pthread_mutex_unlock(&spare_lock);
 }
 
-/* Wait for something to do, at most until it is time to read the clock; the caller holds `spare_lock`. */
+/* Wait for something to do, at most until a flush is due; the caller holds `spare_lock`. */
 static bool wait_for_work(const struct timespec *until)
 {
 	while (!is_flush_wanted && !is_last_flush_wanted && (n_spares == N_SPARES || is_ending || is_full))
@@ -469,10 +467,11 @@ static void add_spare(void)
 	pthread_mutex_unlock(&spare_lock);
 }
 
-/* Keep spare blocks ready, flush when asked to, and read the clock every second. */
+/* Keep spare blocks ready, and flush when asked to and every second. CUPTI's own periodic flush (cuptiActivityFlushPeriod)
+ * hands over full buffers only. */
 static void *keep(void *unused)
 {
-	struct timespec until = deadline_in(CLOCK_INTERVAL_NS);
+	struct timespec until = deadline_in(FLUSH_INTERVAL_NS);
 	bool is_last = false;
 
 	(void)unused;
@@ -483,7 +482,7 @@ static void *keep(void *unused)
 		pthread_mutex_lock(&spare_lock);
 		is_due = !wait_for_work(&until);
 		is_last = is_last_flush_wanted;
-		is_wanted = is_flush_wanted && has_buffers;
+		is_wanted = (is_flush_wanted || is_due) && has_buffers;
 		is_flush_wanted = false;
 		is_short = n_spares < N_SPARES && !is_ending && !is_full;
 		pthread_mutex_unlock(&spare_lock);
@@ -491,10 +490,8 @@ static void *keep(void *unused)
 			add_spare();
 		if (is_last || is_wanted)
 			flush(is_last ? FLUSH_FORCED : FLUSH_COMPLETED);
-		else if (is_due && has_buffers)
-			write_clock_read();
 		if (is_due)
-			until = deadline_in(CLOCK_INTERVAL_NS);
+			until = deadline_in(FLUSH_INTERVAL_NS);
 	}
 	pthread_mutex_lock(&spare_lock);
 	is_last_flush_done = true;
@@ -626,7 +623,6 @@ static bool find_functions(void *library)
 		if (!(*functions[i].place = dlsym(library, functions[i].name)))
 			return false;
 	*(void **)&cupti.Subscribe_v2 = dlsym(library, "cuptiSubscribe_v2");
-	*(void **)&cupti.ActivityFlushPeriod = dlsym(library, "cuptiActivityFlushPeriod");
 	return true;
 }
 
@@ -695,8 +691,6 @@ static void start(bool is_deep)
 	is_recording = true;
 	start_keeper();
 	enable_kinds(is_deep);
-	if (cupti.ActivityFlushPeriod)
-		cupti.ActivityFlushPeriod(FLUSH_PERIOD_MS);
 	atexit(flush_at_exit);
 }
 

@@ -177,11 +177,6 @@ int cuptiActivityFlushAll(uint32_t flag)
 	return 0;
 }
 
-int cuptiActivityFlushPeriod(uint32_t period_ms)
-{
-	return period_ms > 250;
-}
-
 /* What a test does in CUPTI's place. */
 void fake_record(const uint8_t *record, size_t bytes)
 {

@@ -126,3 +126,9 @@ def test_a_damaged_log_does_not_stop_the_books(started: tuple[RangesProbe, Captu
 
 def test_stopping_a_probe_that_never_started_is_no_error() -> None:
     assert RangesProbe().stop().status == "unavailable"
+
+
+def test_what_another_probe_decided_of_nvtx_stays() -> None:
+    environ = environment.injected({environment.NVTX: "off"}, "/raw")
+
+    assert environ[environment.NVTX] == "off"

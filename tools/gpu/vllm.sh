@@ -10,9 +10,9 @@ export VLLM_LOGGING_LEVEL=INFO VLLM_CACHE_ROOT=$work/vllm-cache
 
 python3 tools/gpu/environment.py
 make_model "$model"
-record 170 vllm-cold light ranges,cuda "${workload[@]}"
+record 170 vllm-cold light "" "${workload[@]}"
 step "without recording"
 limit 120 "${workload[@]}"
-record 150 vllm-all light "" "${workload[@]}"
+record 150 vllm-warm light "" "${workload[@]}"
 
-pack vllm-cold vllm-all
+pack vllm-cold vllm-warm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ... import cuda
 from ...wrap import FAILED, write_range
 from ..base import Hook
 from . import core, ids, requests, worker
@@ -25,6 +26,8 @@ def _leave_encode(call: Call, result: Any, start_ns: int, end_ns: int) -> None:
     if outputs is not None:
         found = [output.request_id for output in outputs]
         if core.take_leaving(found):
+            # The front end may have the engine killed as soon as it has these outputs.
+            cuda.flush()
             write_range("return|encode outputs", start_ns, end_ns, request=ids.only(found))
     elif hasattr(message, "request_id"):
         write_range("submit|encode request", start_ns, end_ns, request=ids.from_inner(message.request_id))
