@@ -8,7 +8,8 @@
  * Folded time is own time on a CPU: without time off the CPU inside the event, and without the events nested in it
  * (a fault in a system call, a system call in malloc).
  *
- * Parameters: RING_PAGES, MAX_THREADS, MAX_FILES, THRESHOLD_NS, and offsets OFF_* found in the kernel's BTF and tracefs.
+ * Parameters: RING_PAGES, MAX_THREADS, MAX_FILES, MAX_PROGRAMS, THRESHOLD_NS, and offsets OFF_* found in the kernel's
+ * BTF and tracefs.
  */
 #include <linux/ptrace.h>
 #include <asm/page.h>

@@ -45,6 +45,7 @@ enum ring_type {
 	RING_UPROBE = 21,
 	RING_IOMMU = 22,
 	RING_HTTP = 23,
+	RING_PYTHON = 24,
 };
 
 enum fold_class {

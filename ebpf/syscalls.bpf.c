@@ -76,8 +76,10 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		size_bytes = argument;
 	else if (class == FOLD_READ && returned > 0)
 		size_bytes = returned;
+	/* However short, a wait for a lock tells whether its waker is to be followed. */
 	if (rule & SYSCALL_ALWAYS || is_long(thread, call, now_ns - start_ns) ||
-	    (rule & SYSCALL_SIZED && argument >= BIG_ALLOCATION_BYTES))
+	    (rule & SYSCALL_SIZED && argument >= BIG_ALLOCATION_BYTES) ||
+	    (class == FOLD_FUTEX && thread->off_ns != call->off_ns))
 		emit_syscall(call, tid, class, start_ns, now_ns, argument, returned);
 	else
 		fold(thread, tid, class, start_ns, now_ns, own_ns, size_bytes, class == FOLD_READ ? call->device : 0,

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* Which threads belong to the traced tree? Children are followed before they first run. */
 
+/* Processes that have become another program: the collector looks at what it is. */
+BPF_QUEUE(new_programs, u32, MAX_PROGRAMS);
+
 int on_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	void *child = (void *)ctx->args[1];
@@ -26,7 +29,7 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 old_tid = ctx->args[1];
 	struct thread *thread, *old;
-	u32 tid;
+	u32 tid, tgid;
 
 	thread = current_thread(&tid);
 	/* A thread that execs takes over the thread id of its leader, which is gone. */
@@ -38,8 +41,11 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 		}
 		thread = threads.lookup(&tid);
 	}
-	if (thread)
-		emit(RING_EXEC, tid, bpf_ktime_get_ns(), thread->tgid, 0, 0, 0);
+	if (!thread)
+		return 0;
+	tgid = thread->tgid;
+	new_programs.push(&tgid, 0);
+	emit(RING_EXEC, tid, bpf_ktime_get_ns(), tgid, 0, 0, 0);
 	return 0;
 }
 

@@ -13,6 +13,7 @@ from .breakdown import build_window_report
 from .evidence import EvidenceBook
 from .explain import explain, merge
 from .gpu import GpuWaits
+from .locks import find_locks
 from .messages import add_deliveries, find_messages
 from .path import Step, Threads, critical_path
 from .queues import queue_entries, queue_stretches
@@ -29,7 +30,7 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
     book = EvidenceBook(trace)
     messages = find_messages(trace.events, trace.strings)
     add_deliveries(messages, trace, windows)
-    threads = Threads(trace.sched, messages)
+    threads = Threads(trace.sched, messages, find_locks(trace.events, book.evidence))
     staged = _staged_tracks(trace, book)
     waits = GpuWaits(book)
     reports = []

@@ -2,7 +2,8 @@
 
 Method: the backward walk over runs, wakeups and forks of off-CPU analysis (Perfetto's thread_executing_span, wPerf). At
 time t on thread T: running is T's own time; before a switch-in, T was runnable since its wakeup; before the wakeup, the
-waker is followed if it is a task of the traced tree, else T waited for what its evidence shows. A thread that never ran
+waker is followed if it is a task of the traced tree, else T waited for what its evidence shows. Whoever held a lock
+that is nobody's message (the interpreter's) is not followed: the wait for it is T's own time. A thread that never ran
 before was forked: its parent is followed. A thread that polled shared memory for a message was held up by its sender:
 back to the sending, the time is the poller's, and before it the sender's. Every step goes back in time, or hops at most
 once to each thread at one instant, so the walk ends on any input.
@@ -19,6 +20,7 @@ import numpy as np
 from ..model.sched import Out, Sched, WakeContext
 from ..model.trace import Window
 from ..model.tracks import NO_TRACK
+from .locks import Locks
 from .messages import Messages
 from .rules import State
 
@@ -57,9 +59,10 @@ class _Thread:
 class Threads:
     """The scheduler evidence of each thread, indexed when first asked for."""
 
-    def __init__(self, sched: Sched, messages: Messages | None = None) -> None:
+    def __init__(self, sched: Sched, messages: Messages | None = None, locks: Locks | None = None) -> None:
         self._sched = sched
         self.messages = messages or Messages()
+        self.locks = locks or Locks()
         self._threads: dict[int, _Thread] = {}
         self.start_ns = sched.start_ns
         self.end_ns = sched.end_ns
@@ -156,7 +159,7 @@ def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
     elif thread.run_out[run] in (Out.OPEN, Out.EXIT):
         walk.back_to(thread.run_end[run], State.NO_SCHED)
     else:
-        _before_switch_in(walk, thread, run, staged)
+        _before_switch_in(walk, thread, run, threads.locks, staged)
 
 
 def _before_first_run(walk: _Walk, thread: _Thread, threads: Threads, staged: frozenset[int]) -> None:
@@ -176,11 +179,16 @@ def _was_forked_after(thread: _Thread, ts_ns: int) -> bool:
     return thread.fork_ns is not None and thread.fork_ns > ts_ns
 
 
-def _before_switch_in(walk: _Walk, thread: _Thread, run: int, staged: frozenset[int]) -> None:
+def _before_switch_in(walk: _Walk, thread: _Thread, run: int, locks: Locks, staged: frozenset[int]) -> None:
     """Explain the wait between the end of run `run` and now."""
     slept_ns, out = thread.run_end[run], Out(thread.run_out[run])
     wake = bisect_right(thread.wake_ns, walk.ts_ns) - 1
-    if wake < 0 or thread.wake_ns[wake] < slept_ns - _RACE_NS:
+    has_wake = wake >= 0 and thread.wake_ns[wake] >= slept_ns - _RACE_NS
+    if locks.is_waiting(walk.track, slept_ns):
+        woken_ns = max(thread.wake_ns[wake], slept_ns) if has_wake else walk.ts_ns
+        if walk.back_to(woken_ns, State.RUNNABLE):
+            walk.back_to(slept_ns, State.HELD_WAIT)
+    elif not has_wake:
         walk.back_to(slept_ns, _wait_state(out, None))
     else:
         _before_wakeup(walk, thread, wake, slept_ns, out, staged)

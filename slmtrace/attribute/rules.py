@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..capture.layout import FAULT_FILE, FAULT_HUGE, FAULT_MAJOR, FoldClass
-from ..model.events import EventKind, Events
+from ..model.events import SYSCALL_ON_GIL, EventKind, Events
 from ..model.strings import Strings
 from ..model.taxonomy import Cause, Phase, Stage
 
@@ -41,6 +41,8 @@ class Evidence(enum.IntEnum):
     YIELD = 28
     SYSCALL = 29
     MALLOC = 30
+    GIL = 31
+    ARENA = 32
     CUDA_INIT = 40
     CUDA_MODULE = 41
     CUDA_MALLOC = 42
@@ -65,6 +67,7 @@ class State(enum.IntEnum):
     OUTSIDE_WAIT = 6  # woken by something outside the traced tree
     UNKNOWN_WAIT = 7  # nobody saw who woke it
     NO_SCHED = 8  # no scheduler evidence for this stretch
+    HELD_WAIT = 9  # waited for a lock that is nobody's message: whoever held it only happened to
 
 
 # None: the stage says what running inside it is (taxonomy.STAGES).
@@ -89,6 +92,8 @@ ON_CPU: dict[Evidence, Cause | None] = {
     Evidence.YIELD: Cause.LOCK_WAIT,
     Evidence.SYSCALL: Cause.OTHER_SYSCALL,
     Evidence.MALLOC: Cause.MALLOC_SLOW,
+    Evidence.GIL: Cause.GIL_WAIT,
+    Evidence.ARENA: Cause.ARENA_WAIT,
     Evidence.CUDA_INIT: Cause.CUDA_INIT,
     Evidence.CUDA_MODULE: Cause.MODULE_LOAD,
     Evidence.CUDA_MALLOC: Cause.CUDA_MALLOC,
@@ -141,7 +146,11 @@ WAITING: dict[State, tuple[Cause, dict[Evidence, Cause]]] = {
         Cause.NO_EVIDENCE,
         {Evidence.FUTEX: Cause.LOCK_WAIT, Evidence.SLEEP: Cause.LOCK_WAIT, Evidence.ALLOC: Cause.MMAP_LOCK_WAIT},
     ),
+    State.HELD_WAIT: (Cause.LOCK_WAIT, {Evidence.GIL: Cause.GIL_WAIT, Evidence.ARENA: Cause.ARENA_WAIT}),
 }
+
+# Futexes whose waits are HELD_WAIT.
+HELD_LOCKS = (Evidence.GIL, Evidence.ARENA)
 
 _FOLDS: dict[FoldClass, Evidence] = {
     FoldClass.ANON_FAULT: Evidence.ANON_FAULT,
@@ -248,7 +257,20 @@ def classify(events: Events, strings: Strings) -> NDArray[np.uint8]:
     _classify_by_name(events, strings, EventKind.SYSCALL, evidence)
     for api in (EventKind.CUDA_API, EventKind.UPROBE, EventKind.GPU_SYNC):
         _classify_by_name(events, strings, api, evidence)
+    evidence[_in_malloc(events, evidence == Evidence.FUTEX)] = Evidence.ARENA
+    evidence[(kind == EventKind.SYSCALL) & (flags & SYSCALL_ON_GIL != 0)] = Evidence.GIL
     return evidence
+
+
+def _in_malloc(events: Events, is_futex: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the rows of futex calls that an allocator call made: it waits for nothing but its own locks."""
+    futexes, calls = np.flatnonzero(is_futex), np.flatnonzero(events.kind == EventKind.MALLOC)
+    if not len(futexes) or not len(calls):
+        return np.empty(0, np.intp)
+    # Rows are sorted by track and start, so the call around a futex is the last one before it.
+    around = calls[np.maximum(np.searchsorted(calls, futexes) - 1, 0)]
+    inside = (around < futexes) & (events.track[around] == events.track[futexes])
+    return futexes[inside & (events.end_ns[futexes] <= events.end_ns[around])]
 
 
 def _classify_by_name(events: Events, strings: Strings, kind: EventKind, evidence: NDArray[np.uint8]) -> None:

@@ -149,7 +149,7 @@ class RingType(enum.IntEnum):
     SWITCH = 4
     WAKING = 5  # tid: current; a: wakee tid, b: IRQ_* context, c: wakee tgid, d: current's tgid
     FAULT = 6  # ts: start; a: address, b: dur_ns, c: FAULT_* flags | device << 32, d: inode (0: anonymous)
-    SYSCALL = 7  # ts: start; a: number, b: dur_ns, c: argument (size_bytes or fd), d: return value
+    SYSCALL = 7  # ts: start; a: number, b: dur_ns, c: argument (size_bytes, fd or futex address), d: return value
     # ts: first, a: last end, b: FoldClass | count << 8 (24 bits) | bytes << 32, c: own ns | device << 32, d: inode.
     # Count 0: nothing was folded; it names the file of the long SYSCALL that began at ts on the same thread.
     FOLD = 8
@@ -170,6 +170,7 @@ class RingType(enum.IntEnum):
     IOMMU = 22  # instant; a: size_bytes, b: 1 map, 2 unmap
     # of a POST that the tree answered; ts: end of the system call; a: fd, b: HTTP_*, c: tgid, d: bytes read or written
     HTTP = 23
+    PYTHON = 24  # written by the collector; tid: tgid; a: address of the process's CPython runtime state, b: size_bytes
 
 
 SWITCH_IOWAIT = 1 << 16

@@ -111,7 +111,8 @@ INTERESTS = (
         "open openat openat2 close stat lstat fstat fstatat newfstatat statx access faccessat faccessat2 getdents "
         "getdents64 readlink readlinkat lseek",
     ),
-    Interest(FoldClass.FUTEX, "futex futex_wait futex_wake futex_waitv futex_requeue"),
+    Interest(FoldClass.FUTEX, "futex futex_wait futex_wake", argument=0),
+    Interest(FoldClass.FUTEX, "futex_waitv futex_requeue"),
     Interest(FoldClass.YIELD, "sched_yield"),
     Interest(FoldClass.IPC, "sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg accept accept4 connect", argument=0),
     Interest(FoldClass.IPC, "write pwrite64 writev pwritev pwritev2", argument=0, writes=True),

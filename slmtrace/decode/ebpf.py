@@ -6,16 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..capture.directory import RawLog
 from ..capture.layout import MALLOC_OPS, FoldClass, LostCause, RingType
-from ..capture.syscalls import syscall_interests, syscall_names
-from ..model.events import EventKind, Events, Ints, SmallInts, concatenate_events, make_events
+from ..capture.syscalls import Interest, syscall_interests, syscall_names
+from ..model.events import SYSCALL_ON_GIL, EventKind, Events, Ints, SmallInts, concatenate_events, make_events
 from ..model.quality import Issue
 from ..model.trace import Loss
 from ..model.tracks import TrackKind
 from .base import Context, Fragment
 from .block import pair_requests
+from .gil import is_about_gil
 from .http import mark_requests
 from .ring import LATEST_NS, Files, Ring, Rows, Threads, Words, high_half, low_half, read_ring, signed
 from .switches import build_sched
@@ -89,7 +91,17 @@ class _Decoder:
             file=self._read_files(rows),
             size_bytes=np.where(is_read, np.maximum(returned, 0), np.where(is_sized, argument, 0)),
             detail=returned,
+            flags=np.where(self._on_gil(rows, interests), SYSCALL_ON_GIL, 0),
         )
+
+    def _on_gil(self, calls: Rows, interests: dict[int, Interest]) -> NDArray[np.bool_]:
+        """Say which calls are on a futex of Python's interpreter lock."""
+        numbers = [number for number, interest in interests.items() if interest.fold_class is FoldClass.FUTEX]
+        is_futex = np.isin(calls.a, np.array(numbers, np.uint64))
+        futexes = calls.where(is_futex)
+        found = np.zeros(len(calls), np.bool_)
+        found[is_futex] = is_about_gil(self._ring, futexes, self.threads.pids_of(futexes.tid))
+        return found
 
     def _read_files(self, calls: Rows) -> SmallInts:
         """Return the files of system calls, which folds of no events name by thread and start."""

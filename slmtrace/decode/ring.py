@@ -150,6 +150,13 @@ class Threads:
         found: SmallInts = np.where(self._tids[at] == tids, self._rows[at], np.int32(NO_TRACK)).astype(np.int32)
         return found
 
+    def pids_of(self, tids: Ints) -> Ints:
+        """Return the processes of threads, 0 where nothing says."""
+        rows = self.tracks_of(tids)
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        pids = [self._tracks[row].pid if row != NO_TRACK else 0 for row in distinct.tolist()]
+        return np.array(pids, np.int64)[inverse] if pids else np.empty(0, np.int64)
+
     def tracks_of_anybody(self, tids: Ints) -> SmallInts:
         """Return the tracks of threads, giving those outside the tree a track of their own."""
         found = self.tracks_of(tids)

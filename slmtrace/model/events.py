@@ -15,6 +15,9 @@ Bytes = NDArray[np.uint8]
 NO_EVENT = -1
 NO_STAGE = 255
 
+# Flags of SYSCALL events.
+SYSCALL_ON_GIL = 1 << 0  # a futex of Python's global interpreter lock
+
 
 class EventKind(enum.IntEnum):
     """What an event is. Stored integers never change."""
@@ -29,7 +32,8 @@ class EventKind(enum.IntEnum):
     ASYNC = 4
     MARK = 5  # an instant; name: MARK_*; request
     FAULT = 6  # one page fault; detail: address; flags: FAULT_*; file
-    SYSCALL = 7  # one system call; name: its name; detail: return value; size_bytes; file where known
+    # one system call; name: its name; detail: return value; size_bytes; file where known; flags: SYSCALL_*
+    SYSCALL = 7
     FOLD = (
         8  # many short events; name: class; count; work_ns: their summed own time; size_bytes; file; flags: FoldClass
     )

@@ -7,9 +7,10 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from .elf import dynamic_symbols, file_offset
+
 FUNCTIONS = ("malloc", "calloc", "realloc", "free")
 _LIBRARIES = ("libc.so", "libc-2.", "libjemalloc", "libtcmalloc", "libmimalloc")
-_SHT_DYNSYM = 11
 _MAX_PROLOGUE_BYTES = 48
 
 
@@ -41,27 +42,10 @@ def find_sites(path: str) -> dict[str, Site]:
     """
     image = Path(path).read_bytes()
     try:
-        symbols = _dynamic_symbols(image)
-        return {name: _site(image, symbols[name]) for name in FUNCTIONS if name in symbols}
+        symbols = dynamic_symbols(image)
+        return {name: _site(image, symbols[name].address) for name in FUNCTIONS if name in symbols}
     except (struct.error, IndexError) as error:
         raise ValueError(f"{path} is damaged") from error
-
-
-def _dynamic_symbols(image: bytes) -> dict[str, int]:
-    if image[:5] != b"\x7fELF\x02":
-        raise ValueError("not a 64-bit ELF file")
-    (table_at,) = struct.unpack_from("<Q", image, 0x28)
-    entry_bytes, n_entries = struct.unpack_from("<HH", image, 0x3A)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", image, table_at + index * entry_bytes) for index in range(n_entries)]
-    found: dict[str, int] = {}
-    for section in (section for section in sections if section[1] == _SHT_DYNSYM):
-        strings_at = sections[section[6]][4]
-        for at in range(section[4], section[4] + section[5], 24):
-            name_at, _, _, defined_in, address, _ = struct.unpack_from("<IBBHQQ", image, at)
-            if defined_in and address:
-                start = strings_at + name_at
-                found[image[start : image.index(b"\0", start)].decode()] = address
-    return found
 
 
 def _site(image: bytes, address: int) -> Site:
@@ -72,7 +56,7 @@ def _site(image: bytes, address: int) -> Site:
     """
     if platform.machine() != "x86_64":
         return Site(address, False)
-    start = _file_offset(image, address)
+    start = file_offset(image, address)
     code = image[start : start + _MAX_PROLOGUE_BYTES]
     at = 0
     while at < len(code) - 8:
@@ -109,13 +93,3 @@ def _passable_bytes(code: bytes) -> int:
     if code[:2] in (b"\x48\x89", b"\x49\x89") and code[2] >= 0xC0 and (code[0] == 0x49 or code[2] & 7 not in (4, 6, 7)):
         return 3
     return 0
-
-
-def _file_offset(image: bytes, address: int) -> int:
-    (table_at,) = struct.unpack_from("<Q", image, 0x20)
-    entry_bytes, n_entries = struct.unpack_from("<HH", image, 0x36)
-    for index in range(n_entries):
-        kind, _, offset, start, _, n_bytes = struct.unpack_from("<IIQQQQ", image, table_at + index * entry_bytes)
-        if kind == 1 and start <= address < start + n_bytes:  # PT_LOAD
-            return int(address - start + offset)
-    raise ValueError("symbol outside the file")

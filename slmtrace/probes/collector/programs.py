@@ -14,6 +14,7 @@ from .groups import GROUP_NAMES, RAW, TRACEPOINT, Group, Program
 _SOFTWARE_EVENTS = 1  # PERF_TYPE_SOFTWARE
 MAX_THREADS = 8192
 MAX_FILES = 8192
+MAX_PROGRAMS = 1024
 
 
 class GroupStatus(NamedTuple):

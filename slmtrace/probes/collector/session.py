@@ -18,7 +18,8 @@ from .files import FileFinder
 from .groups import argument_offsets, common_macros, plan_groups
 from .log import open_log
 from .privileges import drop_capabilities
-from .programs import MAX_FILES, MAX_THREADS, Programs
+from .programs import MAX_FILES, MAX_PROGRAMS, MAX_THREADS, Programs
+from .python import Runtime, RuntimeFinder
 from .ring import Ring
 from .threads import Threads, sum_per_cpu
 from .timing import Timing
@@ -57,6 +58,7 @@ class Session:
             "RING_PAGES": ring_bytes // page_bytes,
             "MAX_THREADS": MAX_THREADS,
             "MAX_FILES": MAX_FILES,
+            "MAX_PROGRAMS": MAX_PROGRAMS,
             "THRESHOLD_NS": int(config["threshold_ns"]),
         }
         avoid = tuple(config.get("avoid", ()))
@@ -79,6 +81,7 @@ class Session:
         self._ring_bytes = ring_bytes
         self._threads = Threads(self.programs["threads"], self._log)
         self._finder = FileFinder()
+        self._runtimes = RuntimeFinder(self._note_runtime)
         self._probed: dict[str, str] = {}  # allocators by path, with what went wrong
         self._is_malloc_traced = config["malloc"] == "full"
         self._unresolved: list[tuple[int, int, int]] = []
@@ -111,7 +114,11 @@ class Session:
             for path in allocators_of(pid):
                 self.probe_allocator(path)
         self._timing.begin(time.monotonic_ns())
-        return self._threads.enroll(pid)
+        followed = self._threads.enroll(pid)
+        for process in set(followed.values()):
+            self._runtimes.add(process)
+        self._runtimes.work()
+        return len(followed)
 
     def probe_allocator(self, path: str) -> str:
         """Probe the functions of one allocator; return what went wrong."""
@@ -146,6 +153,7 @@ class Session:
         if now_s >= self._next_files:
             self._next_files = now_s + FILES_EVERY_S
             self._name_files()
+            self._look_at_programs()
         if is_empty and now_s >= self._next_alive:
             self._next_alive = now_s + ALIVE_EVERY_S
             self._give_sign_of_life(now_ns)
@@ -160,6 +168,18 @@ class Session:
             except KeyError:
                 break
             self._name_file((key.device, key.inode, key.tgid))
+
+    def _look_at_programs(self) -> None:
+        programs = self.programs["new_programs"]
+        while True:
+            try:
+                self._runtimes.add(programs.pop().value)
+            except KeyError:
+                break
+        self._runtimes.work()
+
+    def _note_runtime(self, pid: int, runtime: Runtime) -> None:
+        self._log.note(RingType.PYTHON, tid=pid, a=runtime.address, b=runtime.size_bytes)
 
     def _name_file(self, touched: tuple[int, int, int]) -> None:
         device, inode, pid = touched

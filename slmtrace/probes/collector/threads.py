@@ -23,15 +23,15 @@ class Threads:
         self._table = table
         self._log = log
 
-    def enroll(self, pid: int) -> int:
-        """Follow a process, its threads and its descendants; return how many threads were found.
+    def enroll(self, pid: int) -> dict[int, int]:
+        """Follow a process, its threads and its descendants; return the process of each thread that was found.
 
         What a followed thread starts is followed by the kernel, so looking until nothing new is found leaves no gap.
 
         Raises:
             NoSuchProcess: there is none.
         """
-        followed: set[int] = set()
+        followed: dict[int, int] = {}
         while True:
             new = {tid: tgid for tid, tgid in _tree_threads(pid).items() if tid not in followed}
             if not new:
@@ -41,7 +41,7 @@ class Threads:
             followed.update(new)
         if not followed:
             raise NoSuchProcess(f"there is no process {pid}")
-        return len(followed)
+        return followed
 
     def _follow(self, tid: int, tgid: int) -> None:
         key = self._table.Key(tid)
