@@ -18,6 +18,7 @@ from .messages import add_deliveries, find_messages
 from .path import Step, Threads, critical_path
 from .queues import queue_entries, queue_stretches
 from .rules import State
+from .stages import RequestStages
 from .timeline import Timeline, clip, gaps
 
 
@@ -32,18 +33,19 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
     add_deliveries(messages, trace, windows)
     threads = Threads(trace.sched, messages, find_locks(trace.events, book.evidence))
     staged = _staged_tracks(trace, book)
+    stages = RequestStages(book)
     waits = GpuWaits(book)
     reports = []
 
     def follow(part: Window) -> Segments:
-        return explain(part, critical_path(part, threads, staged), book)
+        return explain(part, critical_path(part, threads, staged), stages)
 
     for window in windows:
         queued = queue_stretches(trace, window.request_id)
         steps = critical_path(window, threads, staged, queue_entries(trace, queued))
-        segments = waits.refine(window, explain(window, steps, book, queued), follow)
+        segments = waits.refine(window, explain(window, steps, stages, queued), follow)
         check_partition(window, segments)
-        off_path = [explain(window, _off_path_steps(window, steps, book), book), waits.off_path(window, segments)]
+        off_path = [explain(window, _off_path_steps(window, steps, book), stages), waits.off_path(window, segments)]
         reports.append(build_window_report(window, segments, merge(off_path), book))
     return reports
 

@@ -47,7 +47,7 @@ LAYERS = (
     Layer((EventKind.MALLOC,), (FoldClass.MALLOC,)),
 )
 _API_KINDS = (EventKind.CUDA_API, EventKind.UPROBE, EventKind.GPU_SYNC)
-_RANGE_KINDS = (EventKind.RANGE, EventKind.IMPORT, EventKind.DLOPEN)
+RANGE_KINDS = (EventKind.RANGE, EventKind.IMPORT, EventKind.DLOPEN)
 
 
 @dataclass(slots=True)
@@ -74,16 +74,16 @@ class EvidenceBook:
     def ranges(self, track: int) -> Timeline:
         """Return the innermost range or import of each instant of a thread; owners are event rows."""
         if track not in self._ranges:
-            rows = self._rows(track, _RANGE_KINDS)
-            self._ranges[track] = self._nest(rows)
+            rows = self.rows(track, RANGE_KINDS)
+            self._ranges[track] = self.nested(rows)
         return self._ranges[track]
 
     def stages(self, track: int) -> Timeline:
         """Return the stage of each instant of a thread, where its own ranges say one; owners are Stage values."""
         if track not in self._stages:
-            rows = self._rows(track, _RANGE_KINDS)
+            rows = self.rows(track, RANGE_KINDS)
             staged = rows[self.trace.events.stage[rows] != NO_STAGE]
-            timeline = self._nest(staged)
+            timeline = self.nested(staged)
             stage = self.trace.events.stage[timeline.owner].astype(np.int64)
             self._stages[track] = Timeline(timeline.start_ns, timeline.end_ns, stage)
         return self._stages[track]
@@ -99,15 +99,16 @@ class EvidenceBook:
         merged = empty_timeline()
         running = self.running(track)
         for layer in LAYERS:
-            events = self._rows(track, layer.kinds)
-            merged = overlay(merged, self._nest(events))
+            events = self.rows(track, layer.kinds)
+            merged = overlay(merged, self.nested(events))
             folds = self._fold_rows(track, layer.folds)
             if len(folds):
                 merged = overlay(merged, self._place(folds, gaps(running, merged)))
-        merged = overlay(merged, self._nest(self._rows(track, _API_KINDS)))
+        merged = overlay(merged, self.nested(self.rows(track, _API_KINDS)))
         return overlay(merged, self.ranges(track))
 
-    def _nest(self, rows: Ints) -> Timeline:
+    def nested(self, rows: Ints) -> Timeline:
+        """Return who is innermost of these events of one thread at each instant; owners are event rows."""
         start, end = self.trace.events.start_ns[rows], self.trace.events.end_ns[rows]
         if np.all(end[:-1] <= start[1:]):
             return sequence(start, end, rows)
@@ -119,7 +120,8 @@ class EvidenceBook:
             events.start_ns[rows], events.end_ns[rows], events.work_ns[rows], rows, free, self.trace.quality
         )
 
-    def _rows(self, track: int, kinds: tuple[EventKind, ...]) -> Ints:
+    def rows(self, track: int, kinds: tuple[EventKind, ...]) -> Ints:
+        """Return the events of a thread that are of these kinds and last."""
         rows = self.trace.rows_of_track(track)
         events = self.trace.events
         chosen: Ints = rows[np.isin(events.kind[rows], kinds) & (events.end_ns[rows] > events.start_ns[rows])]

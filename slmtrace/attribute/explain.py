@@ -15,6 +15,7 @@ from ..model.trace import Window
 from .evidence import EvidenceBook, next_stage, stage_at, stage_on_cpu
 from .path import Step
 from .rules import Evidence, State, cause_of
+from .stages import RequestStages
 from .timeline import Timeline, empty_timeline
 
 # States in which a thread's evidence is looked up; in the others it only waited for a CPU.
@@ -22,7 +23,7 @@ _WITH_EVIDENCE = tuple(state for state in State if state not in (State.RUNNABLE,
 _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
 
 
-def explain(window: Window, steps: Sequence[Step], book: EvidenceBook, queued: Timeline | None = None) -> Segments:
+def explain(window: Window, steps: Sequence[Step], stages: RequestStages, queued: Timeline | None = None) -> Segments:
     """Return the segments of the steps, sorted by time; neighbours that say the same are one.
 
     While the window's request was `queued`, the path goes through the engine's work on other requests: whatever that
@@ -33,25 +34,29 @@ def explain(window: Window, steps: Sequence[Step], book: EvidenceBook, queued: T
         by_threads[step.track, step.anchor].append(step)
     queued = queued or empty_timeline()
     parts = [
-        _explain_thread(window, track, anchor, group, book, queued) for (track, anchor), group in by_threads.items()
+        _explain_thread(window, track, anchor, group, stages, queued) for (track, anchor), group in by_threads.items()
     ]
     return merge(parts)
 
 
 def _explain_thread(
-    window: Window, track: int, anchor: int, steps: Sequence[Step], book: EvidenceBook, queued: Timeline
+    window: Window, track: int, anchor: int, steps: Sequence[Step], stages: RequestStages, queued: Timeline
 ) -> Segments:
     span = Timeline(
         np.array([step.start_ns for step in steps], np.int64),
         np.array([step.end_ns for step in steps], np.int64),
         np.array([step.state for step in steps], np.int64),
     )
-    innermost, own, other = book.innermost(track), book.stages(track), book.stages(anchor)
-    start, end = _cut(span, (innermost, own, other, queued))
+    book = stages.book
+    innermost, doing = book.innermost(track), book.stages(track)
+    own, other = stages.of(window, track), stages.of(window, anchor)
+    start, end = _cut(span, (innermost, doing, own, other, queued))
     state = span.at(start)
     event = np.where(np.isin(state, _WITH_EVIDENCE), innermost.at(start), NO_EVENT)
     stage = _stage_of(window, start, own, other)
-    cause = _cause_of(state, event, stage, book)
+    # What a thread did for another request is what it was, whatever stage the window's request was in meanwhile.
+    did = stage_at(doing, start)
+    cause = _cause_of(state, event, np.where(did == NO_STAGE, stage, did).astype(np.uint8), book)
     waiting = queued.at(start)
     is_queued = waiting != NO_EVENT
     event = np.where(is_queued, waiting, event)

@@ -270,7 +270,8 @@ def _in_malloc(events: Events, is_futex: NDArray[np.bool_]) -> NDArray[np.intp]:
     # Rows are sorted by track and start, so the call around a futex is the last one before it.
     around = calls[np.maximum(np.searchsorted(calls, futexes) - 1, 0)]
     inside = (around < futexes) & (events.track[around] == events.track[futexes])
-    return futexes[inside & (events.end_ns[futexes] <= events.end_ns[around])]
+    found: NDArray[np.intp] = futexes[inside & (events.end_ns[futexes] <= events.end_ns[around])]
+    return found
 
 
 def _classify_by_name(events: Events, strings: Strings, kind: EventKind, evidence: NDArray[np.uint8]) -> None:

@@ -1,0 +1,105 @@
+"""The stages of a thread as they are to one request, which shares its threads with others.
+
+What a thread does for another request is no stage of this one: this one is still on its way to its own next stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..capture.layout import STEP
+from ..model.events import EventKind
+from ..model.taxonomy import Stage
+from ..model.trace import Window
+from .evidence import RANGE_KINDS, EvidenceBook
+from .timeline import Timeline, clip, gaps, overlay, sequence
+
+# Before the engine's first step for a request, and after its begin.
+_EARLY = (Stage.RECEIVE, Stage.TOKENIZE, Stage.SUBMIT)
+_LATE = (
+    *(Stage.DISPATCH, Stage.PREPARE, Stage.PREFILL, Stage.SAMPLE),
+    *(Stage.RETURN, Stage.DETOKENIZE, Stage.DELIVER),
+)
+# Requests are served one after the other here; a step, and the way back from it, is for all that are in it.
+_ONE_BY_ONE = (*_EARLY, Stage.DETOKENIZE, Stage.DELIVER)
+
+
+@dataclass(slots=True)
+class RequestStages:
+    """The stages of every thread, as they are to one window's request."""
+
+    book: EvidenceBook
+    _serving: dict[int, Timeline] = field(default_factory=dict)
+    _step_ns: dict[str, int] = field(default_factory=dict)
+
+    def of(self, window: Window, track: int) -> Timeline:
+        """Return a thread's stages without what it did for other requests; owners are Stage values."""
+        stages = self.book.stages(track)
+        if not window.request_id:
+            return stages
+        stages = self._in_season(window, self._without_others(window, track, stages))
+        tokenizing = self._tokenizing(window, self.book.trace.tracks[track].pid)
+        is_submit = stages.owner == Stage.SUBMIT
+        return overlay(_pick(stages, ~is_submit), overlay(tokenizing, _pick(stages, is_submit)))
+
+    def _tokenizing(self, window: Window, pid: int) -> Timeline:
+        """Return when the front end awaited the tokens of the prompt, on whatever thread they were made."""
+        events, tracks = self.book.trace.events, self.book.trace.tracks
+        is_mine = events.request == self.book.trace.strings.intern(window.request_id)
+        rows = np.flatnonzero((events.kind == EventKind.ASYNC) & (events.stage == Stage.TOKENIZE) & is_mine)
+        rows = rows[[tracks[track].pid == pid for track in events.track[rows].tolist()]]
+        return sequence(events.start_ns[rows], events.end_ns[rows], np.full(len(rows), Stage.TOKENIZE, np.int64))
+
+    def _without_others(self, window: Window, track: int, stages: Timeline) -> Timeline:
+        serving = clip(self._serving_of(track), window.start_ns, window.end_ns)
+        request = self.book.trace.strings.intern(window.request_id)
+        is_other = self.book.trace.events.request[serving.owner] != request
+        others = _pick(serving, is_other)
+        if not len(others):
+            return stages
+        start_ns, end_ns = gaps(stages, others)
+        return Timeline(start_ns, end_ns, stages.at(start_ns))
+
+    def _in_season(self, window: Window, stages: Timeline) -> Timeline:
+        """Leave out the stages that a request cannot be in before or after its first step began."""
+        step_ns = self._first_step_ns(window.request_id)
+        if not step_ns:
+            return stages
+        before, after = clip(stages, 0, step_ns), clip(stages, step_ns, window.end_ns)
+        parts = [_pick(before, ~np.isin(before.owner, _LATE)), _pick(after, ~np.isin(after.owner, _EARLY))]
+        return Timeline(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
+
+    def _serving_of(self, track: int) -> Timeline:
+        """Return when a thread served one request in particular; owners are event rows."""
+        if track not in self._serving:
+            events, rows = self.book.trace.events, self.book.rows(track, RANGE_KINDS)
+            is_one = (events.request[rows] != 0) & np.isin(events.stage[rows], _ONE_BY_ONE)
+            self._serving[track] = self.book.nested(rows[is_one])
+        return self._serving[track]
+
+    def _first_step_ns(self, request_id: str) -> int:
+        """Return when the engine's first step for a request began; 0: no step was seen."""
+        if not self._step_ns:
+            self._step_ns = {"": 0, **_first_steps(self.book)}
+        return self._step_ns.get(request_id, 0)
+
+
+_COLUMNS = ("start_ns", "end_ns", "owner")
+
+
+def _first_steps(book: EvidenceBook) -> dict[str, int]:
+    events, strings = book.trace.events, book.trace.strings
+    steps = np.flatnonzero((events.kind == EventKind.ASYNC) & (events.name == strings.intern(STEP)))
+    steps = steps[np.argsort(events.start_ns[steps], kind="stable")[::-1]]
+    requests: NDArray[np.int32] = events.request[steps]
+    return {
+        strings[request]: start
+        for request, start in zip(requests.tolist(), events.start_ns[steps].tolist(), strict=True)
+    }
+
+
+def _pick(timeline: Timeline, which: NDArray[np.bool_]) -> Timeline:
+    return Timeline(timeline.start_ns[which], timeline.end_ns[which], timeline.owner[which])
