@@ -53,7 +53,7 @@ def _explain_thread(
     start, end = _cut(span, (innermost, doing, own, other, queued))
     state = span.at(start)
     event = np.where(np.isin(state, _WITH_EVIDENCE), innermost.at(start), NO_EVENT)
-    stage = _stage_of(window, start, own, other)
+    stage = _stage_of(window, start, own, other, stages.first_step_ns(window.request_id))
     # What a thread did for another request is what it was, whatever stage the window's request was in meanwhile.
     did = stage_at(doing, start)
     cause = _cause_of(state, event, np.where(did == NO_STAGE, stage, did).astype(np.uint8), book)
@@ -77,7 +77,7 @@ def _cut(span: Timeline, timelines: Sequence[Timeline]) -> tuple[Ints, Ints]:
     return cuts[:-1][inside], cuts[1:][inside]
 
 
-def _stage_of(window: Window, ts_ns: Ints, own: Timeline, anchor: Timeline) -> NDArray[np.uint8]:
+def _stage_of(window: Window, ts_ns: Ints, own: Timeline, anchor: Timeline, first_step_ns: int) -> NDArray[np.uint8]:
     """Return the stage of each stretch: the thread's own, else its anchor's, else the window's ground stage."""
     stage = stage_at(own, ts_ns)
     if window.kind is WindowKind.TTFT:
@@ -85,9 +85,11 @@ def _stage_of(window: Window, ts_ns: Ints, own: Timeline, anchor: Timeline) -> N
     stage = np.where(stage == NO_STAGE, stage_at(anchor, ts_ns), stage)
     if window.kind is WindowKind.LOAD:
         return np.where(stage == NO_STAGE, Stage.PROCESS_START, stage).astype(np.uint8)
-    # Between two stages of a request, a thread is on its way to its next one; after the last, it delivers.
+    # Between two stages of a request, a thread is on its way to its next one; after the last, it delivers. Of a thread
+    # that never had one, as another client's, it is known whether the engine had begun.
     stage = np.where(stage == NO_STAGE, next_stage(anchor, ts_ns, window.end_ns), stage)
-    return np.where(stage == NO_STAGE, Stage.DELIVER, stage).astype(np.uint8)
+    last = np.where(ts_ns < first_step_ns, Stage.RECEIVE, Stage.DELIVER)
+    return np.where(stage == NO_STAGE, last, stage).astype(np.uint8)
 
 
 def _cause_of(state: Ints, event: Ints, stage: NDArray[np.uint8], book: EvidenceBook) -> NDArray[np.uint8]:

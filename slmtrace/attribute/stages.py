@@ -33,7 +33,8 @@ class RequestStages:
 
     book: EvidenceBook
     _serving: dict[int, Timeline] = field(default_factory=dict)
-    _step_ns: dict[str, int] = field(default_factory=dict)
+    _step_ns: dict[str, int] | None = None
+    _renders: dict[tuple[str, int], list[tuple[int, int]]] | None = None
 
     def of(self, window: Window, track: int) -> Timeline:
         """Return a thread's stages without what it did for other requests; owners are Stage values."""
@@ -47,11 +48,16 @@ class RequestStages:
 
     def _tokenizing(self, window: Window, pid: int) -> Timeline:
         """Return when the front end awaited the tokens of the prompt, on whatever thread they were made."""
-        events, tracks = self.book.trace.events, self.book.trace.tracks
-        is_mine = events.request == self.book.trace.strings.intern(window.request_id)
-        rows = np.flatnonzero((events.kind == EventKind.ASYNC) & (events.stage == Stage.TOKENIZE) & is_mine)
-        rows = rows[[tracks[track].pid == pid for track in events.track[rows].tolist()]]
-        return sequence(events.start_ns[rows], events.end_ns[rows], np.full(len(rows), Stage.TOKENIZE, np.int64))
+        if self._renders is None:
+            self._renders = _renders(self.book)
+        start_ns, end_ns = np.array(self._renders.get((window.request_id, pid), []), np.int64).reshape(-1, 2).T
+        return sequence(start_ns, end_ns, np.full(len(start_ns), Stage.TOKENIZE, np.int64))
+
+    def first_step_ns(self, request_id: str) -> int:
+        """Return when the engine's first step for a request began; 0: no step was seen."""
+        if self._step_ns is None:
+            self._step_ns = _first_steps(self.book)
+        return self._step_ns.get(request_id, 0)
 
     def _without_others(self, window: Window, track: int, stages: Timeline) -> Timeline:
         serving = clip(self._serving_of(track), window.start_ns, window.end_ns)
@@ -65,7 +71,7 @@ class RequestStages:
 
     def _in_season(self, window: Window, stages: Timeline) -> Timeline:
         """Leave out the stages that a request cannot be in before or after its first step began."""
-        step_ns = self._first_step_ns(window.request_id)
+        step_ns = self.first_step_ns(window.request_id)
         if not step_ns:
             return stages
         before, after = clip(stages, 0, step_ns), clip(stages, step_ns, window.end_ns)
@@ -80,25 +86,38 @@ class RequestStages:
             self._serving[track] = self.book.nested(rows[is_one])
         return self._serving[track]
 
-    def _first_step_ns(self, request_id: str) -> int:
-        """Return when the engine's first step for a request began; 0: no step was seen."""
-        if not self._step_ns:
-            self._step_ns = {"": 0, **_first_steps(self.book)}
-        return self._step_ns.get(request_id, 0)
-
 
 _COLUMNS = ("start_ns", "end_ns", "owner")
 
 
 def _first_steps(book: EvidenceBook) -> dict[str, int]:
-    events, strings = book.trace.events, book.trace.strings
-    steps = np.flatnonzero((events.kind == EventKind.ASYNC) & (events.name == strings.intern(STEP)))
-    steps = steps[np.argsort(events.start_ns[steps], kind="stable")[::-1]]
-    requests: NDArray[np.int32] = events.request[steps]
-    return {
-        strings[request]: start
-        for request, start in zip(requests.tolist(), events.start_ns[steps].tolist(), strict=True)
-    }
+    """Return when the engine's first step for each request began."""
+    found: dict[str, int] = {}
+    for row in _asyncs(book, book.trace.events.name == book.trace.strings.intern(STEP)):
+        found.setdefault(_request(book, row), int(book.trace.events.start_ns[row]))
+    return found
+
+
+def _renders(book: EvidenceBook) -> dict[tuple[str, int], list[tuple[int, int]]]:
+    """Return when the tokens of each request were awaited, by request and process."""
+    events, tracks = book.trace.events, book.trace.tracks
+    found: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for row in _asyncs(book, events.stage == Stage.TOKENIZE):
+        key = _request(book, row), tracks[int(events.track[row])].pid
+        found.setdefault(key, []).append((int(events.start_ns[row]), int(events.end_ns[row])))
+    return found
+
+
+def _asyncs(book: EvidenceBook, chosen: NDArray[np.bool_]) -> list[int]:
+    """Return those of the chosen rows that are stretches of requests, by their start."""
+    events = book.trace.events
+    rows = np.flatnonzero(chosen & (events.kind == EventKind.ASYNC))
+    ordered: list[int] = rows[np.argsort(events.start_ns[rows], kind="stable")].tolist()
+    return ordered
+
+
+def _request(book: EvidenceBook, row: int) -> str:
+    return book.trace.strings[int(book.trace.events.request[row])]
 
 
 def _pick(timeline: Timeline, which: NDArray[np.bool_]) -> Timeline:

@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from slmtrace.capture.layout import FAULT_FILE, FAULT_MAJOR, FoldClass
-from slmtrace.model.events import EventKind, Events, concatenate_events, make_events, sort_events
+from slmtrace.model.events import SYSCALL_ON_GIL, EventKind, Events, concatenate_events, make_events, sort_events
 from slmtrace.model.quality import Quality
 from slmtrace.model.sched import Out, Sched, WakeContext
 from slmtrace.model.strings import Strings
@@ -61,6 +61,7 @@ acts = st.one_of(
     st.builds(Act, st.just("io_wait"), durations, st.just(Cause.READAHEAD_WAIT), durations),
     st.builds(Act, st.just("preempted"), durations),
     st.builds(Act, st.just("timer"), durations, st.just(Cause.LOCK_WAIT), durations),
+    st.builds(Act, st.just("gil"), durations, st.just(Cause.GIL_WAIT), durations),
     st.builds(Act, st.just("outside"), durations, st.just(Cause.EXTERNAL), durations),
     st.builds(Act, st.just("hand_over"), durations, st.just(Cause.RUN_QUEUE), durations),
     st.builds(Act, st.just("hand_back"), durations, st.just(Cause.RUN_QUEUE), durations),
@@ -130,6 +131,18 @@ class Builder:
         self.truth[Cause.FILE_MINOR_FAULT] += 2
         self.now += 1
         self.sleep(Out.IOWAIT, act, NO_TRACK, WakeContext.BLOCK, Cause.READAHEAD_WAIT)
+        self.now += 1
+
+    def gil(self, act: Act) -> None:
+        """Wait for the interpreter's lock, which another thread of the tree held and gave up."""
+        holder = self.tracks.thread(1000 + len(self.tracks), 100)
+        dur_ns = 2 + act.dur_ns + act.extra_ns
+        self.runs.append((holder, self.now - 1, self.now + dur_ns, Out.SLEEP))
+        futex = self.strings.intern("futex")
+        self.event(self.now, self.now + dur_ns, kind=EventKind.SYSCALL, flags=SYSCALL_ON_GIL, name=futex)
+        self.truth[Cause.GIL_WAIT] += 2
+        self.now += 1
+        self.sleep(Out.SLEEP, act, holder, WakeContext.TASK, Cause.GIL_WAIT)
         self.now += 1
 
     def preempted(self, act: Act) -> None:

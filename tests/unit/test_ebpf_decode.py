@@ -356,3 +356,40 @@ def test_garbage_never_crashes_the_decoder(tmp_path: Path, seed: int) -> None:
 
 def test_halves_of_words_do_not_lose_bits() -> None:
     assert low_half(np.array([0xFFFFFFFF_FFFFFFFF], np.uint64)).tolist() == [0xFFFFFFFF]
+
+
+FUTEX = 202
+RUNTIME = 0x7F0000A00000
+SIZE = 0x28B20
+
+
+def futex_flags(log: Log, tmp_path: Path) -> list[int]:
+    fragment, _ = log.decode(tmp_path)
+    events = fragment.events
+    return events.flags[events.kind == EventKind.SYSCALL].tolist()
+
+
+@pytest.mark.parametrize(
+    ("address", "is_gil"),
+    [(RUNTIME, True), (RUNTIME + SIZE - 4, True), (RUNTIME + SIZE, False), (RUNTIME - 4, False), (0x55D0C0, False)],
+)
+def test_a_futex_in_the_runtime_state_is_the_interpreters_lock(address: int, is_gil: bool, tmp_path: Path) -> None:
+    log = Log().enroll().add(RingType.PYTHON, 5, PID, RUNTIME, SIZE).add(RingType.SYSCALL, 10, TID, FUTEX, 50, address)
+
+    assert futex_flags(log, tmp_path) == [int(is_gil)]
+
+
+def test_a_forked_child_has_its_parents_lock_and_another_process_has_not(tmp_path: Path) -> None:
+    child, stranger = 200, 300
+    log = Log().enroll().add(RingType.PYTHON, 5, PID, RUNTIME, SIZE)
+    log.add(RingType.FORK, 6, TID, child, child, PID).add(RingType.NAME, 7, stranger, stranger, NAME_AT_ENROLL, *COMM)
+    for tid in (child, stranger):
+        log.add(RingType.SYSCALL, 10 + tid, tid, FUTEX, 50, RUNTIME + 8)
+
+    assert futex_flags(log, tmp_path) == [1, 0]
+
+
+def test_other_calls_with_such_an_argument_are_not_about_the_lock(tmp_path: Path) -> None:
+    log = Log().enroll().add(RingType.PYTHON, 5, PID, RUNTIME, SIZE).add(RingType.SYSCALL, 10, TID, 11, 50, RUNTIME)
+
+    assert futex_flags(log, tmp_path) == [0]

@@ -20,12 +20,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from pairs import compare, print_table
 
 from slmtrace.engines.models import find_model
 
 WORKLOAD = Path(__file__).resolve().parent / "hf_workload.py"
-N_BOOTSTRAP = 10_000
 
 
 def main() -> None:
@@ -44,8 +43,11 @@ def main() -> None:
             pairs.append((first, second) if number % 2 else (second, first))
             print(f"\rpair {number + 1} of {args.pairs}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    rows = [_compare(name, pairs) for name in ("load", "first ttft", "later ttft")]
-    _print_table(rows)
+    rows = [
+        compare(name, *([_value(measured, name) for measured in side] for side in zip(*pairs, strict=True)))
+        for name in ("load", "first ttft", "later ttft")
+    ]
+    print_table(rows)
     if args.json:
         Path(args.json).write_text(json.dumps({**_context(args), "rows": rows}, indent=1) + "\n")
 
@@ -83,33 +85,6 @@ def _value(measured: dict[str, Any], name: str) -> float:
     if name == "first ttft":
         return float(measured["ttft_ns"][0])
     return float(statistics.median(measured["ttft_ns"][2:]))
-
-
-def _compare(name: str, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
-    bare = np.array([_value(pair[0], name) for pair in pairs])
-    recorded = np.array([_value(pair[1], name) for pair in pairs])
-    ratios = recorded / bare
-    random = np.random.default_rng(0)
-    medians = np.median(random.choice(ratios, (N_BOOTSTRAP, len(ratios))), axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return {
-        "what": name,
-        "pairs": len(pairs),
-        "bare_ms": round(float(np.median(bare)) / 1e6, 3),
-        "recorded_ms": round(float(np.median(recorded)) / 1e6, 3),
-        "ratio": round(float(np.median(ratios)), 4),
-        "low": round(float(low), 4),
-        "high": round(float(high), 4),
-    }
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    print(f"{'what':12}{'pairs':>6}{'bare':>12}{'recorded':>12}{'ratio':>9}   95 % interval of the median")
-    for row in rows:
-        print(
-            f"{row['what']:12}{row['pairs']:>6}{row['bare_ms']:>9.1f} ms{row['recorded_ms']:>9.1f} ms"
-            f"{row['ratio']:>9.4f}   {row['low']:.4f} to {row['high']:.4f}"
-        )
 
 
 def _context(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""Waits for locks: the interpreter's and an allocator's are the waiter's own, a program's lead to whoever held it."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slmtrace.attribute.attribution import attribute
+from slmtrace.model.events import SYSCALL_ON_GIL, EventKind
+from slmtrace.model.report import WindowReport
+from slmtrace.model.sched import WakeContext
+from slmtrace.model.taxonomy import Cause, WindowKind
+from slmtrace.model.trace import Window
+
+from ..support.builders import TraceBuilder
+
+END_NS = 1_000
+WAITER, HOLDER = 0, 1
+
+bounds = st.lists(st.integers(2, END_NS - 2), min_size=4, max_size=4, unique=True).map(sorted)
+
+
+def waiting(times: list[int], flags: int, context: WakeContext = WakeContext.TASK) -> TraceBuilder:
+    """Let a thread wait on a futex, and another one that ran all the while wake it: called, slept, woken, running."""
+    called, slept, woken, running = times
+    builder = TraceBuilder()
+    waiter, holder = builder.thread(1, 1), builder.thread(2, 1)
+    builder.run(waiter, 0, slept)
+    builder.wake(waiter, woken, by=holder, context=context)
+    builder.run(waiter, running, END_NS)
+    builder.run(holder, 0, END_NS, cpu=1)
+    builder.event(EventKind.SYSCALL, waiter, called, running + 1 - called, "futex", flags=flags)
+    return builder
+
+
+def explained(builder: TraceBuilder) -> WindowReport:
+    return attribute(builder.build(), [Window(WindowKind.LOAD, 0, 0, END_NS, WAITER)])[0]
+
+
+def ns_of(report: WindowReport, cause: Cause) -> int:
+    return sum(share.ns for share in report.causes if share.cause is cause)
+
+
+def ns_on(report: WindowReport, track: int) -> int:
+    assert report.segments is not None
+    return int(report.segments.dur_ns[report.segments.track == track].sum())
+
+
+@settings(max_examples=100, deadline=None)
+@given(bounds, st.sampled_from([WakeContext.TASK, WakeContext.TIMER, WakeContext.SOFTIRQ]))
+def test_a_wait_for_the_gil_is_the_waiters_own_whoever_held_it(times: list[int], context: WakeContext) -> None:
+    called, _, woken, running = times
+
+    report = explained(waiting(times, SYSCALL_ON_GIL, context))
+
+    assert ns_on(report, HOLDER) == 0
+    assert ns_of(report, Cause.RUN_QUEUE) == running - woken
+    assert ns_of(report, Cause.GIL_WAIT) == (woken - called) + 1  # and the call's own way out
+
+
+@settings(max_examples=100, deadline=None)
+@given(bounds)
+def test_a_wait_for_a_programs_lock_leads_to_its_holder(times: list[int]) -> None:
+    _, _, woken, _ = times
+
+    report = explained(waiting(times, 0))
+
+    assert ns_on(report, HOLDER) == woken
+    assert ns_of(report, Cause.GIL_WAIT) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(bounds)
+def test_a_wait_inside_malloc_is_for_an_arena(times: list[int]) -> None:
+    called, _, woken, running = times
+    builder = waiting(times, 0)
+    builder.event(EventKind.MALLOC, WAITER, called - 1, running + 2 - (called - 1), "malloc")
+
+    report = explained(builder)
+
+    assert ns_on(report, HOLDER) == 0
+    assert ns_of(report, Cause.ARENA_WAIT) == (woken - called) + 1
+
+
+def test_a_wait_beside_malloc_is_not_for_an_arena() -> None:
+    builder = waiting([100, 200, 300, 400], 0)
+    builder.event(EventKind.MALLOC, WAITER, 50, 40, "malloc")
+    builder.event(EventKind.MALLOC, HOLDER, 50, 600, "malloc")
+
+    report = explained(builder)
+
+    assert ns_of(report, Cause.ARENA_WAIT) == 0
+    assert ns_on(report, HOLDER) == 300
+
+
+def test_a_gil_wait_that_timed_out_again_and_again_is_one_wait() -> None:
+    builder = TraceBuilder()
+    waiter = builder.thread(1, 1)
+    builder.run(waiter, 0, 100)
+    for start_ns in (100, 300, 500):
+        builder.wake(waiter, start_ns + 190, context=WakeContext.TIMER)
+        builder.run(waiter, start_ns + 190, start_ns + 200)
+        builder.event(EventKind.SYSCALL, waiter, start_ns - 1, 196, "futex", flags=SYSCALL_ON_GIL)
+    builder.run(waiter, 700, END_NS)
+
+    report = explained(builder)
+
+    assert ns_of(report, Cause.GIL_WAIT) == 3 * 196
+    assert ns_of(report, Cause.LOCK_WAIT) == 0

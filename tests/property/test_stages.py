@@ -1,0 +1,97 @@
+"""A request's stages among other requests that share its threads."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slmtrace.attribute.attribution import attribute
+from slmtrace.capture.layout import STEP
+from slmtrace.model.events import EventKind
+from slmtrace.model.report import WindowReport
+from slmtrace.model.taxonomy import Cause, Phase, Stage, WindowKind
+from slmtrace.model.trace import Window
+from slmtrace.model.tracks import TrackKind
+
+from ..support.builders import TraceBuilder
+
+END_NS = 1_000
+OTHERS_STAGES = [Stage.RECEIVE, Stage.TOKENIZE, Stage.SUBMIT, Stage.DETOKENIZE, Stage.DELIVER]
+
+
+def explained(builder: TraceBuilder) -> WindowReport:
+    return attribute(builder.build(), [Window(WindowKind.TTFT, 0, 0, END_NS, 0, "a")])[0]
+
+
+def stages_of(report: WindowReport) -> dict[Stage, int]:
+    return {share.stage: share.ns for share in report.stages}
+
+
+def served(*calls: tuple[int, int, Stage, str]) -> TraceBuilder:
+    """Make a thread that runs all the time, and calls (start, end, stage, request) on it."""
+    builder = TraceBuilder()
+    loop = builder.thread(1, 1)
+    builder.run(loop, 0, END_NS)
+    for start_ns, end_ns, stage, request in calls:
+        builder.event(EventKind.RANGE, loop, start_ns, end_ns - start_ns, "call", stage=stage, request=request)
+    return builder
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from(OTHERS_STAGES))
+def test_what_a_thread_did_for_another_request_is_no_stage_of_this_one(
+    start_ns: int, dur_ns: int, stage: Stage
+) -> None:
+    own = [(800, 900, Stage.RECEIVE, "a"), (900, END_NS, Stage.DELIVER, "a")]
+
+    report = explained(served((start_ns, start_ns + dur_ns, stage, "b"), *own))
+
+    assert stages_of(report) == {Stage.RECEIVE: 900, Stage.DELIVER: 100}
+    assert sum(report.phases.values()) == END_NS
+
+
+def test_what_was_done_for_another_request_keeps_its_cause() -> None:
+    own = [(500, 600, Stage.RECEIVE, "a"), (600, END_NS, Stage.DELIVER, "a")]
+
+    report = explained(served((0, 500, Stage.DETOKENIZE, "b"), *own))
+
+    assert {share.cause: share.ns for share in report.causes}[Cause.DETOKENIZE] == 500
+
+
+def test_the_engines_steps_are_for_all_that_are_in_them() -> None:
+    report = explained(served((0, 900, Stage.PREFILL, "b"), (900, END_NS, Stage.DELIVER, "a")))
+
+    assert stages_of(report) == {Stage.PREFILL: 900, Stage.DELIVER: 100}
+
+
+def test_before_its_first_step_a_request_cannot_be_on_its_way_back() -> None:
+    # The outputs of several other requests come back: nothing says whose they are.
+    builder = served((0, 200, Stage.RETURN, ""), (200, 300, Stage.RECEIVE, "a"), (400, END_NS, Stage.RETURN, ""))
+    builder.event(EventKind.ASYNC, builder.tracks.other(TrackKind.REQUESTS, 1, 0), 300, 100, STEP, request="a")
+
+    report = explained(builder)
+
+    assert stages_of(report) == {Stage.RECEIVE: 300, Stage.RETURN: 700}
+
+
+def test_a_thread_without_stages_delivers_only_once_the_engine_has_begun() -> None:
+    builder = TraceBuilder()
+    client = builder.thread(1, 1)
+    builder.run(client, 0, END_NS)
+    builder.event(EventKind.ASYNC, builder.tracks.other(TrackKind.REQUESTS, 1, 0), 300, 100, STEP, request="a")
+    builder.event(EventKind.SYSCALL, client, 300, 10, "recvfrom")
+
+    report = explained(builder)
+
+    assert stages_of(report) == {Stage.RECEIVE: 300, Stage.DELIVER: 700}
+
+
+def test_a_request_is_tokenized_as_long_as_its_tokens_are_awaited() -> None:
+    builder = served((0, 100, Stage.RECEIVE, "a"), (100, 110, Stage.TOKENIZE, "a"), (300, END_NS, Stage.SUBMIT, "a"))
+    requests = builder.tracks.other(TrackKind.REQUESTS, 1, 0)
+    builder.event(EventKind.ASYNC, requests, 100, 250, "render", stage=Stage.TOKENIZE, request="a")
+
+    report = explained(builder)
+
+    assert stages_of(report) == {Stage.RECEIVE: 100, Stage.TOKENIZE: 250, Stage.SUBMIT: 650}
+    assert report.phases[Phase.UNATTRIBUTED] == 0

@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""What recording costs a vLLM server: load time and TTFT of a bare and of a recorded one, in interleaved pairs.
+
+    tools/bench/vllm_overhead.py [--servers 1] [--requests 100] [--prompt-tokens 22] [--model DIR] [--probes LIST]
+
+Each pair of servers starts one after the other, in alternating order: that is the load. Then both are up, and each
+request goes to one and then to the other, in alternating order; an idle server waits in the kernel. The bare server
+runs beside the probes of the recorded one, which look at each event of the node and pass over those of others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pairs import compare, print_table
+
+from slmtrace.engines.client import Server, ask_all, is_healthy
+from slmtrace.engines.hf import make_prompts
+from slmtrace.engines.models import find_model
+
+NEW_TOKENS = 4
+READY_TIMEOUT_S = 900.0
+END_TIMEOUT_S = 120.0
+
+
+@dataclass
+class Measured:
+    """What was measured, the bare server's first; ns."""
+
+    load: list[tuple[float, float]] = field(default_factory=list)
+    first: list[tuple[float, float]] = field(default_factory=list)
+    later: list[tuple[float, float]] = field(default_factory=list)
+
+
+def main() -> None:
+    """Measure and print."""
+    args = _arguments()
+    model = find_model(args.model)
+    measured = Measured()
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        prompts_file = make_prompts(model, args.prompt_tokens, args.requests + 1, NEW_TOKENS, scratch, print)
+        prompts = json.loads(prompts_file.read_text(encoding="utf-8"))
+        port = _free_ports()[0]
+        with _serve(_command(str(model.path), port), port):
+            pass  # fills the caches for both
+        for number in range(args.servers):
+            _measure_pair(str(model.path), prompts, number, scratch / str(number), args.probes, measured)
+    print_table(
+        [
+            compare(what, *zip(*pairs, strict=True))
+            for what, pairs in (
+                ("load", measured.load),
+                ("first ttft", measured.first),
+                ("later ttft", measured.later),
+            )
+        ]
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--servers", type=int, default=1, help="pairs of servers")
+    parser.add_argument("--requests", type=int, default=100, help="pairs of requests to each pair of servers")
+    parser.add_argument("--prompt-tokens", type=int, default=22)
+    parser.add_argument("--model", default="tiny", help="a model directory; default: the embedded tiny model")
+    parser.add_argument("--probes", help="as slmtrace record --probes")
+    return parser.parse_args()
+
+
+def _measure_pair(
+    model: str, prompts: Sequence[str], number: int, capture: Path, probes: str | None, measured: Measured
+) -> None:
+    ports = _free_ports()
+    recorder = [sys.executable, "-m", "slmtrace", "record", "-o", str(capture)]
+    recorder += ["--probes", probes] if probes else []
+    commands = (_command(model, ports[0]), [*recorder, "--", *_command(model, ports[1])])
+    load_ns = [0.0, 0.0]
+    with contextlib.ExitStack() as servers:
+        for side in _order(number):
+            load_ns[side] = servers.enter_context(_serve(commands[side], ports[side]))
+        measured.load.append((load_ns[0], load_ns[1]))
+        for index, prompt in enumerate(prompts):
+            ttft_ns = [0.0, 0.0]
+            for side in _order(index):
+                ttft_ns[side] = _ask(ports[side], prompt, index)
+            (measured.later if index else measured.first).append((ttft_ns[0], ttft_ns[1]))
+            print(f"\rpair {number + 1}: request {index + 1} of {len(prompts)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+def _order(number: int) -> tuple[int, int]:
+    return (1, 0) if number % 2 else (0, 1)
+
+
+def _command(model: str, port: int) -> list[str]:
+    return ["vllm", "serve", model, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "model"]
+
+
+@contextlib.contextmanager
+def _serve(command: list[str], port: int) -> Iterator[float]:
+    """Start a server, yield what it took to become ready, in ns, and end it."""
+    start_ns = time.monotonic_ns()
+    # Its own group, so that Ctrl-C comes to it from us alone.
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while not is_healthy(port):
+            if server.poll() is not None or time.monotonic_ns() - start_ns > READY_TIMEOUT_S * 1e9:
+                raise SystemExit(f"{' '.join(command)} did not become ready")
+            time.sleep(0.02)
+        yield time.monotonic_ns() - start_ns
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            server.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _ask(port: int, prompt: str, index: int) -> float:
+    (answer,) = ask_all(Server(port, "model", NEW_TOKENS), [prompt], 1, f"pair{index}")
+    if answer.error:
+        raise SystemExit(f"request {index} failed: {answer.error}")
+    return float(answer.first_data_ns - answer.start_ns)
+
+
+def _free_ports() -> list[int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return [one.getsockname()[1], other.getsockname()[1]]
+
+
+if __name__ == "__main__":
+    main()
