@@ -14,7 +14,7 @@ from .attribute.cost import recording_cost
 from .capture.directory import Capture, RawLog
 from .capture.layout import ClockId
 from .decode import decoders
-from .decode.base import Context, Fragment
+from .decode.base import LATEST_NS, Context, Fragment
 from .model.events import concatenate_events, sort_events
 from .model.quality import Issue, Quality
 from .model.report import Report, SourceStatus
@@ -48,7 +48,7 @@ def load(capture: Capture) -> Trace:
     context.quality.note(Issue.UNREADABLE_LOG, len(unreadable))
     fragments = [_decode(log, context) for log in logs]
     clocks = _fit_clocks(fragments)
-    aligned = [_align(fragment, clocks) for fragment in fragments]
+    aligned = [_in_time(_align(fragment, clocks), context.quality) for fragment in fragments]
     manifest = capture.read_manifest()
     scheds = [fragment.sched for fragment in aligned if fragment.sched is not None and not fragment.sched.is_empty]
     return Trace(
@@ -145,6 +145,16 @@ def _align(fragment: Fragment, clocks: dict[ClockId, ClockMap]) -> Fragment:
         fragment,
         events=replace(events, start_ns=fitted.apply(events.start_ns), end_ns=fitted.apply(events.end_ns)),
     )
+
+
+def _in_time(fragment: Fragment, quality: Quality) -> Fragment:
+    """Leave out events at times that CLOCK_MONOTONIC does not show: damage, or a clock map made of it."""
+    events = fragment.events
+    is_in_time = (events.start_ns >= 0) & (events.end_ns >= events.start_ns) & (events.end_ns < LATEST_NS)
+    if is_in_time.all():
+        return fragment
+    quality.note(Issue.IMPLAUSIBLE_TIME, int((~is_in_time).sum()))
+    return replace(fragment, events=events.take(is_in_time))
 
 
 def _ledger(manifest: dict[str, Any], fragments: list[Fragment]) -> list[LedgerLine]:

@@ -8,17 +8,36 @@ cache/                    derived, safe to delete
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CaptureError
 from .rawlog import RawLogError, read_header
+from .shape import Each, Facts, Optional, find_misfit
 
 MANIFEST_SCHEMA = "slmtrace.capture/1"
 MAX_MANIFEST_BYTES = 16 << 20
+CAPTURE_SHAPE = {
+    **dict.fromkeys(("id", "created", "engine", "engine_version", "model", "tier", "status"), Optional(str)),
+    "command": [str],
+    "host": {"kernel": str, "cpus": int, "memory_bytes": int},
+}
+SOURCE_SHAPE = {"name": str, "status": str, "reason": str, "records": int, "lost": int}
+LEDGER_SHAPE = {"source": str, "seen": int, "written": int, "decoded": int, "lost": Each(int)}
+MANIFEST_SHAPE = {
+    "status": str,
+    "capture": CAPTURE_SHAPE,
+    "sources": [SOURCE_SHAPE],
+    "ledger": [LEDGER_SHAPE],
+    "overhead": Each(Facts),
+    "state": Each(Facts),
+    "target": Optional({"pid": int, "start_ns": int, "end_ns": Optional(int), "attached_ns": int}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +156,7 @@ class Capture:
             CaptureError: the manifest is damaged or of another version.
         """
         try:
-            with self.manifest_path.open("rb") as file:
-                data = file.read(MAX_MANIFEST_BYTES + 1)
+            data = _read_regular(self.manifest_path, MAX_MANIFEST_BYTES + 1)
         except FileNotFoundError:
             return {"schema": MANIFEST_SCHEMA, "status": "aborted"}
         except OSError as error:
@@ -149,6 +167,8 @@ class Capture:
             manifest = json.loads(data)
             if not isinstance(manifest, dict):
                 raise ValueError("not an object")
+            if misfit := find_misfit(manifest, MANIFEST_SHAPE):
+                raise ValueError(misfit)
         except (ValueError, RecursionError) as error:
             raise CaptureError(
                 f"{self.manifest_path} is damaged: {error}",
@@ -175,3 +195,12 @@ class Capture:
             except (RawLogError, OSError) as error:
                 unreadable.append(UnreadableLog(path, str(error)))
         return logs, unreadable
+
+
+def _read_regular(path: Path, limit_bytes: int) -> bytes:
+    """Read a file's first bytes; a link is not followed, and nothing waits for the other end of a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read(limit_bytes)

@@ -48,7 +48,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise RawLogError("cut inside its header")
     try:
         header = json.loads(block[:LOST_OFFSET].rstrip(b"\0"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RawLogError("no header") from error
     if not isinstance(header, dict) or header.get("magic") != MAGIC:
         raise RawLogError("not a slmtrace raw log")

@@ -20,7 +20,7 @@ from ..probes.registry import DEEP_PROBES, DEFAULT_PROBES, PROBES_IF_PRESENT, in
 from ..recorder import Outcome
 from ..recording.ownership import give_to_caller
 from ..recording.progress import Progress
-from .failure import describe_error, print_failure
+from .failure import describe_error, harmless, print_failure
 from .show import show_report
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -117,8 +117,8 @@ def explain(outcome: Outcome, progress: Progress, *, to_stderr: bool) -> bool:
         report = _analyse(capture, progress)
         show_report(report, to_stderr=to_stderr)
         for warning in outcome.warnings:
-            click.echo(f"slmtrace: {warning}", err=True)
-        click.echo(f"\n{_where(capture)}", err=to_stderr)
+            click.echo(f"slmtrace: {harmless(warning)}", err=True)
+        click.echo(f"\n{harmless(_where(capture))}", err=to_stderr)
     except BrokenPipeError:
         raise
     except Exception as error:  # a defect of the analysis is no failure of the target

@@ -19,6 +19,9 @@ from ..model.tracks import Tracks
 
 Records = NDArray[np.void]
 
+# CLOCK_MONOTONIC of a machine that has run for 146 years: no sum of two times overflows.
+LATEST_NS = 1 << 62
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -43,6 +46,12 @@ class Fragment:
 
 
 Decoder = Callable[[RawLog, Context], Fragment]
+
+
+def pid_of(log: RawLog) -> int:
+    """Return the process that a log says to be of; 0 where it says none."""
+    pid = log.header.get("pid")
+    return pid if isinstance(pid, int) and 0 < pid < 1 << 31 else 0
 
 
 def read_records(log: RawLog, layout: Layout, quality: Quality) -> Records:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ..capture.layout import RingType
 from ..model.events import Ints
 from ..model.quality import Issue, Quality
-from .ring import LATEST_NS, Ring, Words, low_half
+from .base import LATEST_NS
+from .ring import Ring, Words, low_half
 
 _SECTOR_BYTES = 512
 _START, _DONE, _MERGED = 0, 1, 2

@@ -20,7 +20,7 @@ from ..model.events import EventKind, Events, Ints, SmallInts, concatenate_event
 from ..model.quality import Issue
 from ..model.trace import Loss
 from ..model.tracks import GPU_PROCESS_SHIFT, TrackKind
-from .base import Context, Fragment, Records, join_texts
+from .base import Context, Fragment, Records, join_texts, pid_of
 from .clock import clock_reads
 from .kernel_names import short_function_name, short_kernel_name
 from .slots import Slots
@@ -117,8 +117,7 @@ class _Process:
     """The activity of one process, and the tables that its events are told in."""
 
     def __init__(self, log: RawLog, content: _Content, context: Context) -> None:
-        pid = log.header.get("pid")
-        self.pid = pid if isinstance(pid, int) and 0 < pid < 1 << 31 else 0
+        self.pid = pid_of(log)
         self.content = content
         self.context = context
         symbols = content.slots.of_kind(SlotKind.SYMBOL)

@@ -15,11 +15,11 @@ from ..model.events import SYSCALL_ON_GIL, EventKind, Events, Ints, SmallInts, c
 from ..model.quality import Issue
 from ..model.trace import Loss
 from ..model.tracks import TrackKind
-from .base import Context, Fragment
+from .base import LATEST_NS, Context, Fragment
 from .block import pair_requests
 from .gil import is_about_gil
 from .http import mark_requests
-from .ring import LATEST_NS, Files, Ring, Rows, Threads, Words, high_half, low_half, read_ring, signed
+from .ring import Files, Ring, Rows, Threads, Words, high_half, low_half, read_ring, signed
 from .switches import build_sched
 
 _LARGEST_COUNT = np.iinfo(np.int32).max

@@ -8,7 +8,7 @@ from ..capture.directory import RawLog
 from ..capture.layout import MALLOC_OPS, SlotKind
 from ..model.events import EventKind, make_events
 from ..model.quality import Issue
-from .base import Context, Fragment
+from .base import Context, Fragment, pid_of
 from .slots import read_slots
 
 
@@ -22,7 +22,7 @@ def decode(log: RawLog, context: Context) -> Fragment:
     is_negative = calls["end_ns"] < calls["start_ns"]
     context.quality.note(Issue.NEGATIVE_DURATION, int(is_negative.sum()))
     calls = calls[~is_negative]
-    pid = int(log.header.get("pid", 0))
+    pid = pid_of(log)
     track_by_tid = {tid: context.tracks.thread(tid, pid) for tid in np.unique(calls["tid"]).tolist()}
     name_by_op = np.array([context.strings.intern(op) for op in MALLOC_OPS], np.int32)
     events = make_events(

@@ -12,7 +12,7 @@ from ..model.quality import Issue
 from ..model.taxonomy import STAGE_BY_LABEL, Stage
 from ..model.trace import Loss
 from ..model.tracks import TrackKind
-from .base import Context, Fragment, Records
+from .base import Context, Fragment, Records, pid_of
 from .slots import Slots, intern_column, read_slots
 
 _KINDS = (
@@ -26,7 +26,6 @@ _KINDS = (
     SlotKind.NOTE,
     SlotKind.RUSAGE,
 )
-_LONGEST_NS = np.iinfo(np.int64).max
 _PROCESS_TITLE = "process_title"
 
 
@@ -58,12 +57,10 @@ def decode(log: RawLog, context: Context) -> Fragment:
 
 
 def _plausible(records: Records, context: Context) -> Records:
-    """Leave out records of unknown kind or with times that no clock shows, and give negative ranges no length."""
+    """Leave out records of unknown kind, and give negative ranges no length."""
     is_known = np.isin(records["kind"], _KINDS)
     context.quality.note(Issue.UNKNOWN_KIND, int((~is_known).sum()))
-    is_in_time = (records["start_ns"] <= _LONGEST_NS) & (records["end_ns"] <= _LONGEST_NS)
-    context.quality.note(Issue.IMPLAUSIBLE_TIME, int((is_known & ~is_in_time).sum()))
-    kept = np.array(records[is_known & is_in_time])
+    kept = np.array(records[is_known])
     is_negative = (kept["end_ns"] < kept["start_ns"]) & (kept["kind"] != SlotKind.BEGIN)
     context.quality.note(Issue.NEGATIVE_DURATION, int(is_negative.sum()))
     kept["end_ns"][is_negative] = kept["start_ns"][is_negative]
@@ -76,7 +73,7 @@ class _Process:
     def __init__(self, log: RawLog, slots: Slots, context: Context) -> None:
         self.slots = slots
         self.context = context
-        self.pid = _integer(log.header.get("pid"))
+        self.pid = pid_of(log)
         self.title = str(log.header.get("program", ""))[:200]
         records = slots.records
         self.last_ns = int(max(records["start_ns"].max(), records["end_ns"].max())) if len(records) else 0
@@ -206,7 +203,3 @@ def _keys(records: Records, *more: str) -> Records:
     for column in columns:
         keys[column] = records[column]
     return keys
-
-
-def _integer(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0

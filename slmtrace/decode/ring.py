@@ -21,11 +21,10 @@ from ..capture.layout import (
 from ..model.events import Ints, SmallInts
 from ..model.quality import Issue
 from ..model.tracks import NO_TRACK, TrackKind, Tracks
-from .base import Context, Records, clean_text, join_texts, read_records
+from .base import LATEST_NS, Context, Records, clean_text, join_texts, read_records
 
 Words = NDArray[np.uint64]
 
-LATEST_NS = 1 << 62
 _LARGEST_TID = 1 << 22  # PID_MAX_LIMIT in include/linux/threads.h
 _PAYLOAD_BYTES = RING.record_bytes() - 8
 _COMM_BYTES = 16

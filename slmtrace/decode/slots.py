@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..capture.directory import RawLog
 from ..capture.layout import SLOT, TEXT_BYTES, SlotKind
 from ..model.quality import Issue
-from .base import Context, Records, join_texts, read_records
+from .base import LATEST_NS, Context, Records, join_texts, read_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Slots:
 
 
 def read_slots(log: RawLog, context: Context) -> Slots:
-    """Read a SLOT log; a torn record reads as EMPTY and is left out."""
+    """Read a SLOT log; a torn record reads as EMPTY and is left out, one with times that no clock shows is counted."""
     records = read_records(log, SLOT, context.quality)
     kinds = np.ascontiguousarray(records["kind"])
     written = records[kinds != SlotKind.EMPTY]
@@ -36,7 +36,10 @@ def read_slots(log: RawLog, context: Context) -> Slots:
     texts = written[is_text]
     chunks = np.frombuffer(texts.tobytes(), np.uint8).reshape(len(texts), SLOT.record_bytes())[:, :TEXT_BYTES]
     strings = join_texts(texts["id"], texts["used"], chunks)
-    return Slots(written[~is_text], strings, len(written))
+    others = written[~is_text]
+    is_in_time = (others["start_ns"] < LATEST_NS) & (others["end_ns"] < LATEST_NS)
+    context.quality.note(Issue.IMPLAUSIBLE_TIME, int((~is_in_time).sum()))
+    return Slots(others[is_in_time], strings, len(written))
 
 
 def intern_column(ids: NDArray[np.integer], slots: Slots, context: Context) -> NDArray[np.int32]:

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], str]:
         document = json.loads(content)
         if not isinstance(document, dict):
             raise ValueError("not an object")
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise CaptureError(
             f"{path} cannot be read: {str(error)[:200]}", hint="name a JSON trace of torch.profiler"
         ) from error

@@ -9,12 +9,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..capture.directory import CAPTURE_SHAPE, LEDGER_SHAPE, SOURCE_SHAPE
+from ..capture.shape import Each, Facts, find_misfit
 from .segments import Segments
 from .taxonomy import Cause, Phase, Stage, WindowKind
 
 SCHEMA = "slmtrace.breakdown/1"
 # Names of the rows of a cause's "batch".
 BATCH_OWN, BATCH_OTHERS = "tokens of this request", "tokens of other requests"
+
+_PHASES_SHAPE = Each(int)
+_SHAPE = {
+    "capture": CAPTURE_SHAPE,
+    "sources": [SOURCE_SHAPE],
+    "state": Each(Facts),
+    "windows": [
+        {
+            **dict.fromkeys(("name", "request_id", "note"), str),
+            **dict.fromkeys(("index", "start_ns", "end_ns"), int),
+            "phases": _PHASES_SHAPE,
+            "causes": [{"cause": str, "ns": int, "count": int, "bytes": int, "detail": Each(Facts)}],
+            "stages": [{"stage": str, "ns": int, "phases": _PHASES_SHAPE}],
+            "overlapped": _PHASES_SHAPE,
+            "floors": [{"name": str, "phase": str, "floor_ns": int, "actual_ns": int, "basis": str}],
+            "findings": [
+                {
+                    **dict.fromkeys(("id", "phase", "cause", "evidence", "recommendation", "confidence"), str),
+                    **dict.fromkeys(("excess_ns", "predicted_gain_ns"), int),
+                }
+            ],
+        }
+    ],
+    "overhead": {"windows": [{"name": str, "index": int, "share": float}]},
+    "ledger": [LEDGER_SHAPE],
+    "clock": {"residual_ns": Each(int), "snapshots": [Each(int)]},
+    "quality": [str],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +171,8 @@ class Report:
         """
         if data.get("schema") != SCHEMA:
             raise ValueError(f"schema {str(data.get('schema'))[:80]!r} is not {SCHEMA!r}")
+        if misfit := find_misfit(data, _SHAPE):
+            raise ValueError(misfit)
         return cls(
             capture=dict(data["capture"]),
             sources=[

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, replace
 
 NO_TRACK = -1
+# What Perfetto has room for; the kernel hands out far less (PID_MAX_LIMIT in include/linux/threads.h).
+_LARGEST_ID = (1 << 31) - 1
 # Streams of two processes may have the same number on one device.
 GPU_PROCESS_SHIFT = 32
 
@@ -40,7 +42,11 @@ class Tracks:
         self._row_by_key: dict[tuple[TrackKind, int, int], int] = {}
 
     def thread(self, tid: int, pid: int = 0) -> int:
-        """Return the row of a thread of the traced tree; host thread ids are unique, so the pid only completes it."""
+        """Return the row of a thread of the traced tree; host thread ids are unique, so the pid only completes it.
+
+        What can be no id is taken for 0, the thread that nobody knows.
+        """
+        tid, pid = (number if 0 <= number <= _LARGEST_ID else 0 for number in (tid, pid))
         return self._find(TrackKind.THREAD, pid, tid, key=(TrackKind.THREAD, 0, tid), in_tree=True)
 
     def other(self, kind: TrackKind, pid: int, tid: int, name: str = "") -> int:

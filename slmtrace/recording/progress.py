@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TextIO
 
+from ..output.plain import plain
 from .tail import Seen
 
 _REFRESH_S = 0.25
@@ -27,7 +28,7 @@ class Progress:
         """Show a text now."""
         if self._is_shown:
             elapsed_s = time.monotonic() - self._begun
-            line = f"slmtrace: {text} ... {elapsed_s:.1f} s"[: shutil.get_terminal_size().columns - 1]
+            line = f"slmtrace: {plain(text)} ... {elapsed_s:.1f} s"[: shutil.get_terminal_size().columns - 1]
             self._stream.write(f"\r\x1b[2K{line}\r")
             self._stream.flush()
             self._is_dirty = True

@@ -39,7 +39,23 @@ TEXTS = (
     "[bold red]markup[/]",
 )
 VALUES: tuple[Any, ...] = (
-    *(None, True, False, -1, -(2**70), 2**70, 1e308, -0.5, float("nan"), float("inf"), [], {}, [None], [[]], {"": None}),
+    *(
+        None,
+        True,
+        False,
+        -1,
+        -(2**70),
+        2**70,
+        1e308,
+        -0.5,
+        float("nan"),
+        float("inf"),
+        [],
+        {},
+        [None],
+        [[]],
+        {"": None},
+    ),
     *NUMBERS,
     *TEXTS,
 )

@@ -47,7 +47,7 @@ def write_header(writer: EventWriter, trace: Trace, report: Report) -> None:
     tree = _threads(trace)
     starts = [int(part.min()) for part in (trace.events.start_ns, trace.sched.run_start_ns) if len(part)]
     if starts:
-        tree.timestamp = writer.time(min(starts))
+        tree.timestamp = max(0, writer.time(min(starts)))
     writer.packet(tree)
 
 
