@@ -18,22 +18,22 @@ from typing import Any
 
 from ..errors import CaptureError
 from .rawlog import RawLogError, read_header
-from .shape import Each, Facts, Optional, find_misfit
+from .shape import Each, Facts, Optional, Whole, find_misfit
 
 MANIFEST_SCHEMA = "slmtrace.capture/1"
 MAX_MANIFEST_BYTES = 16 << 20
 CAPTURE_SHAPE = {
     **dict.fromkeys(("id", "created", "engine", "engine_version", "model", "tier", "status"), Optional(str)),
-    "command": [str],
+    "command": Facts,
     "host": {"kernel": str, "cpus": int, "memory_bytes": int},
 }
 SOURCE_SHAPE = {"name": str, "status": str, "reason": str, "records": int, "lost": int}
-LEDGER_SHAPE = {"source": str, "seen": int, "written": int, "decoded": int, "lost": Each(int)}
+LEDGER_SHAPE = {"source": str, "seen": int, "written": int, "lost": Each(int)}
 MANIFEST_SHAPE = {
     "status": str,
     "capture": CAPTURE_SHAPE,
     "sources": [SOURCE_SHAPE],
-    "ledger": [LEDGER_SHAPE],
+    "ledger": [Whole(LEDGER_SHAPE)],
     "overhead": Each(Facts),
     "state": Each(Facts),
     "target": Optional({"pid": int, "start_ns": int, "end_ns": Optional(int), "attached_ns": int}),

@@ -50,7 +50,7 @@ def read_header(path: Path) -> dict[str, Any]:
         header = json.loads(block[:LOST_OFFSET].rstrip(b"\0"))
     except (ValueError, RecursionError) as error:
         raise RawLogError("no header") from error
-    if not isinstance(header, dict) or header.get("magic") != MAGIC:
+    if not isinstance(header, dict) or header.get("magic") != MAGIC or not isinstance(header.get("source"), str):
         raise RawLogError("not a slmtrace raw log")
     layout = LAYOUTS.get(str(header.get("layout")))
     if layout is None or header.get("layout_version") != layout.version:

@@ -30,6 +30,13 @@ class Optional:
     shape: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An object that lacks none of its keys."""
+
+    shape: dict[str, Any]
+
+
 class Facts:
     """Any value, nested twelve deep at most."""
 
@@ -43,13 +50,8 @@ def _misfits(value: object, shape: Any, place: str) -> Iterator[str]:
     if isinstance(shape, Optional):
         if value is not None:
             yield from _misfits(value, shape.shape, place)
-    elif isinstance(shape, dict | Each):
-        if not isinstance(value, dict):
-            yield f"{_shown(place)} is no object"
-            return
-        for key, one in value.items():
-            inner = shape.shape if isinstance(shape, Each) else shape.get(key, Facts)
-            yield from _misfits(one, inner, f"{place}.{key}")
+    elif isinstance(shape, dict | Each | Whole):
+        yield from _misfits_of_object(value, shape, place)
     elif isinstance(shape, list):
         if not isinstance(value, list):
             yield f"{_shown(place)} is no list"
@@ -61,6 +63,18 @@ def _misfits(value: object, shape: Any, place: str) -> Iterator[str]:
             yield f"{_shown(place)} is nested too deeply, or has a number beyond 64 bits"
     elif not _is_of(value, shape):
         yield f"{_shown(place)} is not {_KINDS[shape]}"
+
+
+def _misfits_of_object(value: object, shape: dict[str, Any] | Each | Whole, place: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{_shown(place)} is no object"
+        return
+    if isinstance(shape, Whole):
+        yield from (f"{_shown(place)} has no {key}" for key in shape.shape if key not in value)
+        shape = shape.shape
+    for key, one in value.items():
+        inner = shape.shape if isinstance(shape, Each) else shape.get(key, Facts)
+        yield from _misfits(one, inner, f"{place}.{key}")
 
 
 def _is_of(value: object, kind: type) -> bool:

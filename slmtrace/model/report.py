@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..capture.directory import CAPTURE_SHAPE, LEDGER_SHAPE, SOURCE_SHAPE
-from ..capture.shape import Each, Facts, find_misfit
+from ..capture.shape import Each, Facts, Whole, find_misfit
 from .segments import Segments
 from .taxonomy import Cause, Phase, Stage, WindowKind
 
@@ -41,7 +41,7 @@ _SHAPE = {
         }
     ],
     "overhead": {"windows": [{"name": str, "index": int, "share": float}]},
-    "ledger": [LEDGER_SHAPE],
+    "ledger": [Whole({**LEDGER_SHAPE, "decoded": int})],
     "clock": {"residual_ns": Each(int), "snapshots": [Each(int)]},
     "quality": [str],
 }

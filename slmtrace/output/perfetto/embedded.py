@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from ...errors import CaptureError
 from ...model.report import SCHEMA, Report
+from ..json_ import check_conservation
 from .header import BREAKDOWN_KEY
 
 MAX_BREAKDOWN_BYTES = 64 << 20
@@ -44,10 +45,13 @@ def read_embedded_report(path: Path) -> Report:
     """Return the report that a trace carries.
 
     Raises:
-        CaptureError: the trace cannot be read, or its breakdown is missing or damaged.
+        CaptureError: the trace cannot be read, or its breakdown is missing, damaged, or does not add up.
     """
     try:
-        return Report.from_json(read_embedded_breakdown(path))
+        report = Report.from_json(read_embedded_breakdown(path))
+        if complaints := check_conservation(report.to_json()):
+            raise ValueError(complaints[0])
+        return report
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CaptureError(
             f"{path}: its breakdown is damaged: {str(error)[:200]}", hint="report the capture that it was made from"
