@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import random
@@ -22,8 +23,8 @@ _PLENTIFUL = {
     "slot": {SlotKind.RANGE, SlotKind.RUSAGE, SlotKind.IMPORT, SlotKind.DLOPEN, SlotKind.SAMPLE, SlotKind.COUNTER},
     "ring": {RingType.FAULT, RingType.SYSCALL, RingType.FOLD, RingType.SWITCH, RingType.WAKING, RingType.MALLOC},
 }
-_PLENTY = 400
-_MAX_LOG_BYTES = 100_000
+_PLENTY = 200
+_MAX_LOG_BYTES = 250_000
 
 NUMBERS = (0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 TEXTS = (
@@ -62,7 +63,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def thin(log: bytes) -> bytes:
-    """Return a raw log with at most some 400 records of each plentiful kind, so that a case takes a moment."""
+    """Return a raw log with at most some 200 records of each plentiful kind, so that a case takes a moment."""
     header = json.loads(log[:LOST_OFFSET].rstrip(b"\0"))
     layout = _LAYOUTS.get(header["layout"])
     if layout is None:
@@ -189,7 +190,7 @@ def damage_json(content: bytes, chance: random.Random) -> bytes:
 def _damage_value(document: Any, chance: random.Random) -> Any:
     """Walk down at random and change what is there."""
     if not document or not isinstance(document, (dict, list)) or chance.random() < 0.1:
-        return chance.choice(VALUES)
+        return copy.deepcopy(chance.choice(VALUES))
     key = chance.choice(sorted(document)) if isinstance(document, dict) else chance.randrange(len(document))
     action = chance.random()
     if action < 0.08:
