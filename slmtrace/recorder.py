@@ -5,13 +5,15 @@ In comes a Recording, out goes a finished capture directory and the target's exi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Thread
 
 from .capture.directory import Capture
 from .errors import LaunchError
@@ -61,8 +63,10 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-def record(recording: Recording, path: Path, progress: Progress) -> Outcome:
-    """Run a command and write its capture to `path`.
+def record(
+    recording: Recording, path: Path, progress: Progress, meanwhile: Callable[[], object] | None = None
+) -> Outcome:
+    """Run a command and write its capture to `path`; call `meanwhile` while the probes start, before the command runs.
 
     Raises:
         LaunchError: the command could not be started; nothing is left at `path`.
@@ -72,10 +76,12 @@ def record(recording: Recording, path: Path, progress: Progress) -> Outcome:
     program = resolve_program(recording.command[0], {**os.environ, **recording.environ})
     made = topmost_missing(path)
     gate = Gate()  # forked before anything starts a thread or opens a file
+    aside = Thread(target=_call_quietly, args=(meanwhile,), daemon=True)
     try:
+        aside.start()
         progress.say("checking probes")
         probes = ProbeGroup(recording.probes, recording.required, recording.probes_if_present)
-        session = _Session(recording, Capture.create(path), probes, gate, progress)
+        session = _Session(recording, Capture.create(path), probes, gate, aside, progress)
         try:
             with SignalRelay() as signals:
                 session.start(program, signals)
@@ -88,16 +94,29 @@ def record(recording: Recording, path: Path, progress: Progress) -> Outcome:
         progress.clear()
 
 
+def _call_quietly(meanwhile: Callable[[], object] | None) -> None:
+    with contextlib.suppress(Exception):  # it is a preparation: what fails now will say so when it is needed
+        if meanwhile is not None:
+            meanwhile()
+
+
 class _Session:
     """The state of one recording between its first and its last manifest."""
 
     def __init__(
-        self, recording: Recording, capture: Capture, probes: ProbeGroup, gate: Gate, progress: Progress
+        self,
+        recording: Recording,
+        capture: Capture,
+        probes: ProbeGroup,
+        gate: Gate,
+        aside: Thread,
+        progress: Progress,
     ) -> None:
         self._recording = recording
         self._capture = capture
         self._probes = probes
         self._gate = gate
+        self._aside = aside
         self._progress = progress
         self._clock = ClockLog(capture)
         self._disks = read_disk_counts()
@@ -129,6 +148,7 @@ class _Session:
         note_state(manifest, "before", recording.weight_files, self._gate.pid)
         self._probes.enroll(self._gate.pid)
         environ = self._probes.environ({**os.environ, **recording.environ})
+        self._aside.join()  # the target has the machine to itself
         if signals.received:
             raise LaunchError("interrupted before the target was started")
         signals.target_pid = self._gate.pid

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..recorder import Recording, record
 from ..recording.ending import parse_until
 from ..recording.progress import Progress
-from .recording import default_output, explain, read_choices, recording_options
+from .recording import default_output, explain, import_analysis, read_choices, recording_options
 
 
 @click.command(
@@ -55,7 +55,7 @@ def command(until: str, command_line: tuple[str, ...], **arguments: Any) -> int:
     output = choices.output or default_output("record", name or Path(command_line[0]).name)
     progress = Progress()
     try:
-        outcome = record(recording, output, progress)
+        outcome = record(recording, output, progress, import_analysis)
         with contextlib.suppress(BrokenPipeError):  # nobody reads stderr: still no failure of the target
             explain(outcome, progress, to_stderr=True)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +15,6 @@ import click
 
 from ..capture.directory import Capture
 from ..errors import UsageError
-from ..model.report import Report
 from ..probes.base import RecordOptions
 from ..probes.registry import DEEP_PROBES, DEFAULT_PROBES, PROBES_IF_PRESENT, in_order, parse_names
 from ..recorder import Outcome
@@ -114,8 +114,7 @@ def explain(outcome: Outcome, progress: Progress, *, to_stderr: bool) -> bool:
     """
     capture = outcome.capture
     try:
-        report = _analyse(capture, progress)
-        show_report(report, to_stderr=to_stderr)
+        _analyse(capture, progress, to_stderr=to_stderr)
         for warning in outcome.warnings:
             click.echo(f"slmtrace: {harmless(warning)}", err=True)
         click.echo(f"\n{harmless(_where(capture))}", err=to_stderr)
@@ -128,18 +127,25 @@ def explain(outcome: Outcome, progress: Progress, *, to_stderr: bool) -> bool:
     return True
 
 
-def _analyse(capture: Capture, progress: Progress) -> Report:
+def import_analysis() -> None:
+    """Import what explains a capture: it takes half a second, which is free while probes start."""
+    for module in ("analysis", "output.text"):
+        importlib.import_module(f"slmtrace.{module}")
+
+
+def _analyse(capture: Capture, progress: Progress, *, to_stderr: bool) -> None:
     from ..analysis import analyze, write_outputs  # noqa: PLC0415  (numpy and perfetto take longer to import)
 
     progress.say("analysing")
     try:
         trace, report = analyze(capture)
+        progress.clear()
+        show_report(report, to_stderr=to_stderr)
         progress.say("writing the timeline")
         write_outputs(trace, report, capture)
     finally:
         give_to_caller(capture.path)
         progress.clear()
-    return report
 
 
 def _where(capture: Capture) -> str:

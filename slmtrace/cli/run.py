@@ -15,7 +15,14 @@ from ..engines.vllm import VllmChoices, prepare_vllm_run
 from ..errors import UsageError
 from ..recorder import Outcome, Recording, record
 from ..recording.progress import Progress
-from .recording import RecordingChoices, default_output, explain, read_choices, recording_options
+from .recording import (
+    RecordingChoices,
+    default_output,
+    explain,
+    import_analysis,
+    read_choices,
+    recording_options,
+)
 
 
 @click.command("run", short_help="Record a built-in run and explain it.")
@@ -114,4 +121,5 @@ def _record(choices: RecordingChoices, request: _Request, progress: Progress) ->
             cache=request.cache,
             environ=run.environ,
         )
-        return record(recording, choices.output or default_output(request.engine, model.name), progress)
+        output = choices.output or default_output(request.engine, model.name)
+        return record(recording, output, progress, import_analysis)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -26,8 +27,11 @@ class ProbeGroup:
         self._running: dict[str, Probe] = {}
         self._ready: dict[str, Probe] = {}
         unmissed = set(if_present) - self._required
-        for name in in_order({*names, *self._required, *unmissed}):
-            probe, availability = check_probe(name)
+        wanted = in_order({*names, *self._required, *unmissed})
+        # A check mostly waits for a program that it starts to try things.
+        with ThreadPoolExecutor(max(1, len(wanted))) as pool:
+            checked = dict(zip(wanted, pool.map(check_probe, wanted), strict=True))
+        for name, (probe, availability) in checked.items():
             if probe is None or not availability.is_available:
                 if name in unmissed:
                     continue

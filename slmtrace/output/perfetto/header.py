@@ -125,4 +125,4 @@ def _threads(trace: Trace) -> Any:
 def _snapshots(report: Report) -> list[dict[str, Any]]:
     """Return the clock snapshots that have a boot time: {"boottime_ns", "monotonic_ns", "realtime_ns"}."""
     found = report.clock.get("snapshots", [])
-    return [one for one in found if isinstance(one, dict) and "boottime_ns" in one] if isinstance(found, list) else []
+    return [one for one in found if "boottime_ns" in one and min(one.values()) >= 0]

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""How fast a capture is explained, and in how much memory, at 10^4 to 10^7 events.
+
+    python -m tools.bench.analysis [--events 10000 100000 1000000] [--json FILE]
+
+Each size runs in a process of its own on a synthetic capture (tools/bench/synthetic.py). Printed: events a second for
+load (decode, align, merge), for attribution and for both, slices a second of the timeline's writer, the seconds from
+the first byte read to the breakdown's text, and the peak memory over what the imports take, in bytes an event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from .common import publish
+from .synthetic import make_capture
+
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+
+
+def main() -> None:
+    """Measure each size and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--repeats", type=int, default=3, help="of each size; the fastest counts")
+    parser.add_argument("--json", help="write the figures to this file too")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(_measure(args.one)))
+        return
+    publish([_fastest(n_events, args.repeats) for n_events in args.events], args.json, repeats=args.repeats)
+
+
+def _fastest(n_events: int, repeats: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch, "capture")
+        make_capture(place, n_events)
+        command = [sys.executable, "-m", "tools.bench.analysis", "--one", str(place)]
+        runs = [json.loads(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(repeats)]
+    best = {key: min(run[key] for run in runs) for key in runs[0]}
+    n = best["events"]
+    return {
+        "events": n,
+        "load Mev/s": round(n / best["load_s"] / 1e6, 2),
+        "attribute Mev/s": round(n / best["attribute_s"] / 1e6, 2),
+        "both Mev/s": round(n / (best["load_s"] + best["attribute_s"]) / 1e6, 2),
+        "text s": round(best["load_s"] + best["attribute_s"] + best["text_s"], 3),
+        "write Mslices/s": round(best["slices"] / best["write_s"] / 1e6, 2),
+        "bytes/event": round(best["peak_bytes"] / n),
+        "peak MiB": best["peak_bytes"] >> 20,
+    }
+
+
+def _measure(path: Path) -> dict[str, Any]:
+    from slmtrace.analysis import build_report, load  # noqa: PLC0415  (only the measured process needs them)
+    from slmtrace.capture.directory import Capture  # noqa: PLC0415
+    from slmtrace.output.perfetto import write_perfetto  # noqa: PLC0415
+    from slmtrace.output.text import render_text  # noqa: PLC0415
+
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    moments = [time.perf_counter()]
+    trace = load(Capture.open(path))
+    moments.append(time.perf_counter())
+    report = build_report(trace)
+    moments.append(time.perf_counter())
+    render_text(report)
+    moments.append(time.perf_counter())
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+    written = write_perfetto(trace, report, path / "trace.pftrace")
+    moments.append(time.perf_counter())
+    load_s, attribute_s, text_s, write_s = (b - a for a, b in itertools.pairwise(moments))
+    decoded = sum(line.decoded for line in trace.ledger)
+    return {
+        "events": decoded,
+        "load_s": load_s,
+        "attribute_s": attribute_s,
+        "text_s": text_s,
+        "write_s": write_s,
+        "slices": written.n_slices,
+        "peak_bytes": peak_kib << 10,
+    }
+
+
+if __name__ == "__main__":
+    main()
