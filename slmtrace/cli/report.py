@@ -11,19 +11,25 @@ from ..capture.directory import Capture
 from ..errors import UsageError
 from ..model.report import Report, WindowReport
 from ..model.taxonomy import WindowKind
-from .show import REPORT_FORMATS, show_report
+from .show import REPORT_FORMATS, show_report, write_report
 
 
 @click.command("report", short_help="Explain a capture or a trace.")
 @click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(REPORT_FORMATS), default="text", show_default=True)
 @click.option("--window", metavar="load|ttft|ttft:N", help="Show this window only; ttft means all requests.")
-def command(path: Path, form: str, window: str | None) -> None:
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write here, not to stdout.")
+def command(path: Path, form: str, window: str | None, output: Path | None) -> None:
     """Explain PATH, a capture directory or a .pftrace with a breakdown in it."""
+    if form == "parquet" and output is None:
+        raise UsageError("a Parquet file is not for a terminal", hint="name a file with -o FILE.parquet")
     report = read_report(path)
     if window is not None:
         report = replace(report, windows=choose_windows(report.windows, window))
-    show_report(report, form)
+    if output is None:
+        show_report(report, form)
+    else:
+        write_report(report, form, output)
 
 
 def read_report(path: Path) -> Report:

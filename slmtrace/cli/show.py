@@ -7,13 +7,15 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
+from ..errors import UsageError
 from ..model.report import Report
 
 FORMATS = ("text", "markdown", "json", "html")
-REPORT_FORMATS = (*FORMATS, "prometheus", "otlp")
+REPORT_FORMATS = (*FORMATS, "prometheus", "otlp", "parquet")
 # One renderer is enough for one command: rich alone takes longer to import than all of ours.
 _RENDERERS = {
     "markdown": ("markdown", "render_markdown"),
@@ -28,6 +30,28 @@ MIN_WIDTH, MAX_WIDTH = 60, 120
 def show_report(report: Report, form: str = "text", *, to_stderr: bool = False) -> None:
     """Print a report in one of REPORT_FORMATS; text is coloured and fitted if a terminal reads it."""
     click.echo(_render(report, form, sys.stderr if to_stderr else sys.stdout).rstrip("\n"), err=to_stderr, color=True)
+
+
+def write_report(report: Report, form: str, path: Path) -> None:
+    """Write a report to a new file, as it would be shown where no terminal is; Parquet only goes to files.
+
+    Raises:
+        UsageError: the file is there already, or cannot be written.
+    """
+    content = _render_parquet(report) if form == "parquet" else _render(report, form, None).encode()
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError as error:
+        raise UsageError(f"{path} exists", hint="name another file with -o, or remove this one") from error
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", hint="name another file with -o") from error
+
+
+def _render_parquet(report: Report) -> bytes:
+    from ..output.parquet import render_parquet  # noqa: PLC0415
+
+    return render_parquet(report)
 
 
 def _render(report: Report, form: str, stream: object) -> str:
