@@ -1,5 +1,5 @@
 """Traces that other tools recorded, read into the same event table."""
 
-from .kineto import read_kineto
+from .read import read_foreign
 
-__all__ = ["read_kineto"]
+__all__ = ["read_foreign"]

@@ -1,4 +1,4 @@
-"""A trace of torch.profiler (Kineto's JSON, plain or gzipped) as a `Trace`: what it says, and what it cannot say.
+"""A trace of torch.profiler (Kineto's JSON) as a `Trace`: what it says, and what it cannot say.
 
 Such a trace has no marks of requests: one window is explained, the whole of it, or one for each annotation of a name.
 The file may come from anywhere: what is malformed is left out and counted.
@@ -6,14 +6,9 @@ The file may come from anywhere: what is malformed is left out and counted.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..capture.layout import MARK_FIRST_TOKEN, MARK_REQUEST_START
@@ -25,10 +20,9 @@ from ..model.sched import empty_sched
 from ..model.strings import Strings
 from ..model.trace import LedgerLine, Trace
 from ..model.tracks import GPU_PROCESS_SHIFT, TrackKind, Tracks
+from .document import Document
 from .kineto_names import copy_name, is_pinned, kind_of, stage_of
 
-MAX_JSON_BYTES = 2 << 30
-_GZIP_MAGIC = b"\x1f\x8b"
 _LATEST_US = 2**62 / 1000
 _LARGEST_ID = 1 << 31
 _SOURCES = [
@@ -68,41 +62,19 @@ class _Slice:
         return self.kind in (EventKind.GPU_KERNEL, EventKind.GPU_MEMCPY, EventKind.GPU_MEMSET)
 
 
-def read_kineto(path: Path, annotation: str = "") -> Trace:
+def read_kineto(document: Document, annotation: str = "") -> Trace:
     """Read a trace; with `annotation`, each annotation whose name begins so is a window.
 
     Raises:
-        CaptureError: the file is no trace of torch.profiler, or has nothing in it.
+        CaptureError: the file has nothing in it that can be explained.
         UsageError: no annotation has such a name.
     """
-    document, digest = _read_json(path)
     quality = Quality()
-    listed = document.get("traceEvents")
-    if not isinstance(listed, list):
-        raise CaptureError(f"{path} has no traceEvents", hint="export it with profile.export_chrome_trace(...)")
-    complete = [event for event in listed if isinstance(event, dict) and event.get("ph") == "X"]
+    complete = [event for event in document.lists("traceEvents") if event.get("ph") == "X"]
     slices = list(_slices(complete, quality))
     if not any(not one.is_on_gpu for one in slices):
-        raise CaptureError(f"{path} has no events of a CPU", hint="profile with ProfilerActivity.CPU")
-    return _build(document, digest, slices, annotation, quality)
-
-
-def _read_json(path: Path) -> tuple[dict[str, Any], str]:
-    try:
-        with path.open("rb") as file:
-            is_gzip = file.read(2) == _GZIP_MAGIC
-            file.seek(0)
-            content = (gzip.GzipFile(fileobj=file) if is_gzip else file).read(MAX_JSON_BYTES + 1)
-        if len(content) > MAX_JSON_BYTES:
-            raise ValueError(f"more than {MAX_JSON_BYTES} bytes")
-        document = json.loads(content)
-        if not isinstance(document, dict):
-            raise ValueError("not an object")
-    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
-        raise CaptureError(
-            f"{path} cannot be read: {str(error)[:200]}", hint="name a JSON trace of torch.profiler"
-        ) from error
-    return document, hashlib.sha256(content).hexdigest()[:32]
+        raise CaptureError(f"{document.path} has no events of a CPU", hint="profile with ProfilerActivity.CPU")
+    return _build(document, slices, annotation, quality)
 
 
 def _slices(events: list[dict[str, Any]], quality: Quality) -> Iterator[_Slice]:
@@ -149,17 +121,17 @@ def _integer(value: object, largest: int = _LARGEST_ID) -> int:
     return value if isinstance(value, int) and 0 <= value < largest else 0
 
 
-def _build(document: dict[str, Any], digest: str, slices: list[_Slice], annotation: str, quality: Quality) -> Trace:
+def _build(document: Document, slices: list[_Slice], annotation: str, quality: Quality) -> Trace:
     tracks, strings = Tracks(), Strings()
     pid_of_call = {one.correlation: one.pid for one in slices if one.kind is EventKind.CUDA_API and one.correlation}
     main = _main_thread(slices)
     rows = [_track(tracks, one, pid_of_call.get(one.correlation, main[0])) for one in slices]
-    versions = {"torch.profiler schema": str(document.get("schemaVersion", ""))[:20]}
+    versions = {"torch.profiler schema": str(document.objects[0].get("schemaVersion", ""))[:20]}
     n_damaged = quality.counts[Issue.DAMAGED_RECORD]
     return Trace(
         manifest={
             "status": "complete",
-            "capture": {"id": digest, "engine": "torch.profiler", "model": "", "tier": "imported", "host": {}},
+            "capture": {"id": document.digest, "engine": "torch.profiler", "model": "", "tier": "imported", "host": {}},
             "sources": _SOURCES,
             "state": {"versions": {"before": versions}},
         },

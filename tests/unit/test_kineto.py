@@ -12,7 +12,7 @@ import pytest
 from slmtrace.analysis import build_report
 from slmtrace.cli.main import main
 from slmtrace.errors import CaptureError, UsageError
-from slmtrace.foreign import read_kineto
+from slmtrace.foreign import read_foreign
 from slmtrace.foreign.kineto_names import copy_name
 from slmtrace.model.report import Report
 from slmtrace.model.taxonomy import Cause
@@ -57,7 +57,7 @@ def write(path: Path, events: list[Any], **more: Any) -> Path:
 
 
 def explained(path: Path, annotation: str = "") -> Report:
-    report = build_report(read_kineto(path, annotation))
+    report = build_report(read_foreign(path, annotation))
     assert check_conservation(report.to_json()) == []
     return report
 
@@ -121,7 +121,7 @@ def test_a_gzipped_trace_reads_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_event_is_left_out_and_counted(tmp_path: Path, damage: dict[str, Any]) -> None:
-    trace = read_kineto(write(tmp_path / "t.json", [*EVENTS, {**EVENTS[1], **damage}]))
+    trace = read_foreign(write(tmp_path / "t.json", [*EVENTS, {**EVENTS[1], **damage}]))
 
     assert trace.quality.lines() == ["1 records with values that cannot be, skipped"]
     assert [(line.seen, line.decoded) for line in trace.ledger] == [(8, 7)]
@@ -141,12 +141,12 @@ def test_what_is_no_trace_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.json").write_bytes(content)
 
     with pytest.raises(CaptureError):
-        read_kineto(tmp_path / "t.json")
+        read_foreign(tmp_path / "t.json")
 
 
 def test_an_unknown_annotation_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no annotation begins with 'train'"):
-        read_kineto(write(tmp_path / "t.json", EVENTS), "train")
+        read_foreign(write(tmp_path / "t.json", EVENTS), "train")
 
 
 def test_copies_are_called_as_everywhere() -> None:
