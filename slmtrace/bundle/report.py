@@ -63,17 +63,25 @@ def _redact_capture(capture: Mapping[str, Any], names: Names) -> dict[str, Any]:
         "model": _one_of(capture.get("model"), words.MODELS) or "(private)",
         "tier": _one_of(capture.get("tier"), {"light", "deep"}),
         "status": _one_of(capture.get("status"), _STATUSES),
-        "command": [_argument(str(one)) for one in command] if isinstance(command, list) else [],
+        "command": _redact_command([str(one) for one in command]) if isinstance(command, list) else [],
         "host": redact_state(host, names) if isinstance(host, Mapping) else {},
     }
 
 
-def _argument(argument: str) -> str:
+def _redact_command(arguments: list[str]) -> list[str]:
+    """Keep known options and words, and numbers only as the values of known options: another may be a password."""
+    return [
+        _argument(one, is_value=before in words.NUMERIC_OPTIONS)
+        for before, one in zip(["", *arguments], arguments, strict=False)
+    ]
+
+
+def _argument(argument: str, *, is_value: bool) -> str:
     name, separator, value = argument.partition("=")
     if separator and words.OPTION.fullmatch(name):
-        return f"{name}={_argument(value)}"
-    is_safe = argument in words.COMMAND_WORDS or words.OPTION.fullmatch(argument) or words.NUMBER.fullmatch(argument)
-    return argument if is_safe else "..."
+        return f"{name}={_argument(value, is_value=name in words.NUMERIC_OPTIONS)}"
+    is_safe = argument in words.COMMAND_WORDS or words.OPTION.fullmatch(argument)
+    return argument if is_safe or (is_value and words.NUMBER.fullmatch(argument)) else "..."
 
 
 def _redact_window(window: WindowReport, names: Names) -> WindowReport:

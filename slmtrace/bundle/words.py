@@ -37,16 +37,19 @@ _IMPLEMENTATION_MODULES = ("__main__", "_distutils_hack", "sitecustomize", "user
 MODEL_SHARD = re.compile(r"(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)")
 SYSTEM_LIBRARY = re.compile(
     r"lib(c|m|dl|rt|z|util|pthread|resolv|crypt|crypto|ssl|ffi|lzma|bz2|expat|uuid|stdc\+\+|gcc_s|gomp|numa|tinfo|ncurses|"
-    r"readline|sqlite3|python3|cuda|cudart|cublas|cublasLt|cudnn\w{0,24}|cufft|curand|cusolver|cusparse|cupti|nvrtc|"
-    r"nvrtc-builtins|nvJitLink|nvidia-\w{1,24}|nccl|jemalloc|tcmalloc|tcmalloc_minimal|mimalloc)"
+    r"readline|sqlite3|python3|cuda|cudart|cublas|cublasLt|cudnn(_(adv|cnn|ext|graph|heuristic|ops|"
+    r"engines_precompiled|engines_runtime_compiled)(_infer|_train)?)?|cufft|curand|cusolver|cusparse|cupti|nvrtc|"
+    r"nvrtc-builtins|nvJitLink|nvidia-(ml|ptxjitcompiler|nvvm|gpucomp|tls|cfg|opencl|"
+    r"allocator|fatbinaryloader|compiler|encode)|nccl|jemalloc|tcmalloc|tcmalloc_minimal|mimalloc)"
     r"(3\.\d\d?)?\.so(\.\d{1,4}){0,4}|ld-linux-x86-64\.so\.2|python3(\.\d\d?)?"
 )
 
 THREAD_NAME = re.compile(
-    r"python3?(\.\d\d?)?|pt_\w{0,3}(main|tcpstore|nccl|elastic|autograd)\w{0,12}|EngineCore(_\d{1,3})?|"
-    r"APIServer(_\d{1,3})?|Worker(_TP\d{1,3})?(_PP\d{1,3})?|VLLM::(EngineCore|Worker\w{0,12}|APIServer)(_\d{1,3})?|hf_target\.py|"
-    r"slmtrace( \w{1,8})?|cuda-EvtHandlr|cuda\d{8,15}|ThreadPoolExec\w{0,4}|asyncio_\d{1,3}|"
-    r"tokio-runtime-w|rayon|uvloop|k(compactd|swapd)\d{1,3}|khugepaged|kworker|kthreadd|migration/\d{1,3}|ksoftirqd/\d{1,3}"
+    r"python3?(\.\d\d?)?|pt_(\w{2}_)?(main|tcpstore|nccl|elastic|autograd)(_thread|_watchdg|_heartbt|_uv|_\d{1,3})?|"
+    r"(VLLM::)?(EngineCore?|APIServer|Worker)(_[TPDE]P\d{0,3}){0,3}(_\d{1,3})?|hf_target\.py|"
+    r"slmtrace( (run|record|attach|view))?|cuda-EvtHandlr|cuda0{2}\d{6,13}|ThreadPoolExec(u|ut|uto|utor)?|"
+    r"asyncio_\d{1,3}|tokio-runtime-w|rayon|uvloop|k(compactd|swapd)\d{1,3}|khugepaged|kworker|kthreadd|migration/\d{1,3}|"
+    r"ksoftirqd/\d{1,3}"
 )
 BLOCK_DEVICE = re.compile(
     r"\d{1,4}:\d{1,7}|nvme\d{1,3}n\d{1,3}(p\d{1,3})?|[sv]d[a-z]{1,2}\d{0,3}|(dm-|md|loop|sr)\d{1,3}"
@@ -60,8 +63,10 @@ CPU_LIST = re.compile(r"\d{1,4}([-,]\d{1,4}){0,64}")
 NUMBER = re.compile(r"\d{1,6}")
 IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
-# A part of a public package's name or path: letters, a few digits. A belt beside the braces of the package list.
+# A part of a public package's name or path: letters, a few digits. A belt beside the braces of the lists.
 _PLAIN_PART = re.compile(r"[A-Za-z]{0,32}\d{0,4}[A-Za-z]{0,12}")
+_MAX_SINGLE_LETTERS = 2
+_SHORTEST_WORD = 3
 
 _DIMENSIONS = re.compile(r"\d{1,4}(x\d{1,4}){1,3}")
 
@@ -82,6 +87,13 @@ OPTION = re.compile(
     r"--?(model|dtype|device|tensor-parallel-size|tp|max-model-len|gpu-memory-utilization|enforce-eager|load-format|port|"
     r"max-num-seqs|max-num-batched-tokens|block-size|seed|quantization|kv-cache-dtype|trust-remote-code|swap-space|m|c|"
     r"enable-prefix-caching|no-enable-prefix-caching|compilation-config|pipeline-parallel-size|O\d)"
+)
+NUMERIC_OPTIONS = frozenset(
+    f"--{name}"
+    for name in (
+        *("tensor-parallel-size", "tp", "pipeline-parallel-size", "max-model-len", "gpu-memory-utilization", "port"),
+        *("max-num-seqs", "max-num-batched-tokens", "block-size", "seed", "swap-space"),
+    )
 )
 SOURCES = frozenset({"ebpf", "ranges", "cuda", "pyspy", "nvml", "proc", "clock", "malloc"})
 LOST_CAUSES = frozenset({*(cause.name.lower() for cause in LostCause), "log_full", "dropped", "unknown", "buffer"})
@@ -143,8 +155,40 @@ def is_public_module(name: str) -> bool:
 
 
 def is_plain(name: str) -> bool:
-    """Say whether all parts of a name or path are short words: letters, then a few digits."""
-    return all(_PLAIN_PART.fullmatch(part) for part in re.split(r"[._/+-]", name))
+    """Say whether a name or path consists of the words that public packages name modules and functions by.
+
+    The list of packages alone would not do: people give directories of their own such names (datasets, code), and
+    have modules of their own inside of public packages.
+    """
+    parts = [part for part in re.split(r"[._/+-]", name) if part]
+    n_single = sum(len(re.sub(r"\d", "", part)) == 1 for part in parts)
+    return n_single <= _MAX_SINGLE_LETTERS and all(_is_plain_part(part) for part in parts)
+
+
+def _is_plain_part(part: str) -> bool:
+    if not _PLAIN_PART.fullmatch(part):
+        return False
+    whole = re.findall(r"[a-z]+", part.lower())
+    if all(len(word) == 1 or word in public_words() for word in whole):
+        return True
+    # Short words are no evidence: a random token has such pieces between its capitals.
+    words = words_of(part)
+    return all(len(word) >= _SHORTEST_WORD and word in public_words() for word in words)
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a module's, file's or function's name, in lower case: what stands between other characters.
+
+    'nn/modules/linear.py' has nn, modules, linear, py; 'Qwen2Model' has qwen, model.
+    """
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+
+
+@functools.cache
+def public_words() -> frozenset[str]:
+    """Return the words of the names of modules and functions in public packages."""
+    lines = resources.files(__package__).joinpath("public_words.txt").read_text(encoding="utf-8").splitlines()
+    return frozenset(word for line in lines if not line.startswith("#") for word in line.split())
 
 
 def is_key(key: str) -> bool:

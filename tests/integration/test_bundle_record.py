@@ -12,9 +12,12 @@ from slmtrace.analysis import analyze
 from slmtrace.capture.directory import Capture
 from tests.support.secrets import find_planted, make_secrets
 
+_TEXTS = ("doc", "comment", "prompt", "nvtx", "thread", "title", "process", "missing", "exception")
 _PROGRAM = '''
-import pathlib, sys, threading, time
+import ctypes, multiprocessing, pathlib, sys, threading, time
 import nvtx
+# Packages and a file of the user's own with the names of public ones, and private names inside.
+import datasets.{module}, torch.nn.{module}
 
 class {cls}:
     """{doc}"""
@@ -32,6 +35,16 @@ thread = threading.Thread(target={function}, name="{thread}")
 thread.start()
 thread.join()
 import {module}
+prctl = ctypes.CDLL(None).prctl
+prctl(15, b"{title}"[:15], 0, 0, 0)
+child = multiprocessing.get_context("fork").Process(target={function}, name="{process}")
+child.start()
+child.join()
+try:
+    open("/{missing}")
+except OSError as error:
+    print(error, file=sys.stderr)
+raise SystemExit(0 if "{exception}" else RuntimeError("{exception}"))
 '''
 
 
@@ -44,8 +57,13 @@ def test_nothing_that_a_program_kept_secret_is_in_the_bundle(tmp_path: Path) -> 
     for path in paths:
         path.write_bytes(b"weights" * 1000)
     fields = {name: plain[number] for number, name in enumerate(("cls", "function", "module"))}
-    texts = {name: secrets[150 + number] for number, name in enumerate(("doc", "comment", "prompt", "nvtx", "thread"))}
+    texts = {name: secrets[150 + number] for number, name in enumerate(_TEXTS)}
     (directory / f"{fields['module']}.py").write_text(f"name = {secrets[160]!r}\n")
+    for package in ("datasets", "torch", "torch/nn"):
+        (directory / package).mkdir()
+        (directory / package / "__init__.py").touch()
+        busy = f"import time\n\ndef {plain[6]}():\n    time.sleep(0.1)\n\n{plain[6]}()\n"
+        (directory / package / f"{fields['module']}.py").write_text(busy)
     program = directory / f"{plain[4]}.py"
     program.write_text(_PROGRAM.format(**fields, **texts))
     variables = {f"VLLM_{name.upper()}": secret for name, secret in zip(plain[5:], secrets[170:], strict=False)}

@@ -277,10 +277,59 @@ def test_a_kernel_keeps_the_words_that_all_kernels_have(kernel: str, public: str
         ("forward (/x/site-packages/torch/nn/linear.py:125)", "forward (torch/nn/linear.py:125)"),
         ("load_customer_data (train.py:3)", "frame 1"),
         ("forward (acme/model.py:3)", "frame 1"),
+        # A directory of the user's own with the name of a public package.
+        ("load_zyxcorp (datasets/loader.py:3)", "frame 1"),
+        ("forward (datasets/zyxcorp.py:3)", "frame 1"),
     ],
 )
 def test_a_stack_frame_of_public_code_keeps_its_name(frame: str, public: str) -> None:
     assert Names().frame(frame) == public
+
+
+@pytest.mark.parametrize(
+    ("module", "public"),
+    [
+        ("torch.nn.modules.linear", "torch.nn.modules.linear"),
+        ("transformers.models.qwen2.modeling_qwen2", "transformers.models.qwen2.modeling_qwen2"),
+        ("_slmtrace.instrument.hooks.hf", "_slmtrace.instrument.hooks.hf"),
+        ("cProfile", "cProfile"),
+        ("datasets.zyxcorp_prompts", "module 1"),
+        ("vllm.model_executor.models.zyxgpt", "module 1"),
+        ("torch.aBcDeFgHiJkLm", "module 1"),
+        ("json.h.u.n.t.e.r", "module 1"),
+    ],
+)
+def test_a_module_of_a_public_package_keeps_a_name_of_public_words(module: str, public: str) -> None:
+    assert Names().module(module) == public
+
+
+@pytest.mark.parametrize(
+    ("thread", "public"),
+    [
+        ("pt_main_thread", "pt_main_thread"),
+        ("pt_nccl_watchdg", "pt_nccl_watchdg"),
+        ("VLLM::EngineCor", "VLLM::EngineCor"),
+        ("VLLM::EngineCore", "VLLM::EngineCore"),
+        ("VLLM::Worker_TP0", "VLLM::Worker_TP0"),
+        ("cuda00001400006", "cuda00001400006"),
+        ("VLLM::Worker_bob", ""),
+        ("pt_mainHunter2", ""),
+        ("slmtrace bob", ""),
+        ("cuda4111111111", ""),
+    ],
+)
+def test_a_thread_keeps_the_name_that_its_library_gave_it(thread: str, public: str) -> None:
+    assert Names().thread(thread) == public
+
+
+def test_a_number_on_the_command_line_stays_only_after_an_option_that_takes_one() -> None:
+    _, report = sample_run()
+    command = ["python3", "serve", "482913", "--pin", "482913", "--port", "8000", "--seed=7", "--model=482913"]
+
+    redacted = redact_report(replace(report, capture={**report.capture, "command": command}), Names())
+
+    shown = ["python3", "serve", "...", "...", "...", "--port", "8000", "--seed=7", "--model=..."]
+    assert redacted.capture["command"] == shown
 
 
 def test_equal_names_stay_equal_and_different_ones_different() -> None:

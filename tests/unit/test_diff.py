@@ -55,12 +55,16 @@ def test_cold_and_warm_differ_in_the_faults_on_the_weights() -> None:
 def test_two_allocators_differ_in_the_faults_on_memory() -> None:
     glibc = with_state(loaded(20 * MS), allocator={"name": "libc", "settings": []})
     jemalloc = with_state(
-        loaded(20 * MS, memory=Cause.THP_FAULT, memory_ns=60 * MS), allocator={"name": "jemalloc", "settings": []}
+        loaded(20 * MS, memory=Cause.THP_FAULT, memory_ns=60 * MS),
+        allocator={"name": "jemalloc", "settings": ["LD_PRELOAD"]},
     )
 
     comparison = compare([glibc], [jemalloc])
 
-    assert [(one.fact, one.a, one.b) for one in comparison.unlike] == [("allocator name", "libc", "jemalloc")]
+    assert [(one.fact, one.a, one.b) for one in comparison.unlike] == [
+        ("allocator name", "libc", "jemalloc"),
+        ("allocator settings", "none", "LD_PRELOAD"),
+    ]
     assert "most of it allocator.anon_fault (-300 ms)" in render_diff_text(comparison)
 
 

@@ -95,6 +95,8 @@ def _facts(report: Report) -> dict[str, str]:
 
 
 def _texts(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: plain(values[key]) for key, name in names.items() if values.get(key) is not None and values.get(key) != ""
-    }
+    return {name: _text(values[key]) for key, name in names.items() if values.get(key) not in (None, "")}
+
+
+def _text(value: object) -> str:
+    return (", ".join(map(plain, value)) or "none") if isinstance(value, list) else plain(value)
