@@ -34,9 +34,9 @@ ledger.json        per source, how many records were seen, written, decoded and 
 
 What was left out. Every name was compared with lists of public ones: functions that slmtrace wraps, system calls,
 CUDA's functions, Python's library, well-known packages and the words of their modules and functions, well-known model
-files and system libraries, words of kernel names. What is on no list became a number ('file 7.json', 'range 2', 'kernel 3'), equal names equal numbers.
-Directories, environment, arguments, prompts, generated text, notes and the wording of findings are not in here at
-all. Times, sizes, counts, process and thread ids are as recorded.
+files and system libraries, words of kernel names. What is on no list became a number ('file 7.json', 'range 2',
+'kernel 3'), equal names equal numbers. Directories, environment, arguments, prompts, generated text, notes and the
+wording of findings are not in here at all. Times, sizes, counts, process and thread ids are as recorded.
 """
 
 

@@ -21,7 +21,7 @@ from .nesting import nest
 
 _PACKET = 1  # Trace.packet
 # TracePacket
-_TIMESTAMP, _SEQUENCE_ID, _TRACK_EVENT, _SEQUENCE_FLAGS = 8, 10, 11, 13
+_TIMESTAMP, _SEQUENCE_ID, _TRACK_EVENT = 8, 10, 11
 # TrackEvent
 _CATEGORY, _ANNOTATION, _TYPE, _NAME, _TRACK, _COUNTER_VALUE = 3, 4, 9, 10, 11, 30
 _FLOW_OUT, _FLOW_IN, _CORRELATION = 47, 48, 52
@@ -179,9 +179,8 @@ class EventWriter:
         ends, depth, n_cut = nest(slices.track, slices.start_ns, slices.end_ns)
         self.n_slices += len(ends)
         self.n_cut += n_cut
-        # An END names nothing that is interned, so it needs no sequence state.
         end_event = [wire.integer(_TYPE, _END), wire.integer(_TRACK, slices.track)]
-        self.packets(self._packet_parts(ends, end_event, needs_state=False), len(ends))
+        self.packets(self._packet_parts(ends, end_event), len(ends))
         self._rows(slices, _BEGIN, depth)
 
     def instants(self, instants: Slices) -> None:
@@ -196,7 +195,7 @@ class EventWriter:
             wire.integer(_TRACK, track),
             wire.integer(_COUNTER_VALUE, values),
         ]
-        self.packets(self._packet_parts(ts_ns, event, needs_state=False), len(ts_ns))
+        self.packets(self._packet_parts(ts_ns, event), len(ts_ns))
 
     def _rows(self, slices: Slices, event_type: int, level: Ints) -> None:
         """Append one packet a row, level by level; rows of one shape (the same optional fields) go together."""
@@ -211,12 +210,11 @@ class EventWriter:
         for value in np.unique(shape).tolist():
             rows = slices if (shape == value).all() else slices.take(np.flatnonzero(shape == value))
             event = _event_fields(rows, event_type, category, names)
-            self.packets(self._packet_parts(rows.start_ns, event, needs_state=True), len(rows.track))
+            self.packets(self._packet_parts(rows.start_ns, event), len(rows.track))
 
-    def _packet_parts(self, ts_ns: Ints, event: list[wire.Parts], *, needs_state: bool) -> wire.Parts:
+    def _packet_parts(self, ts_ns: Ints, event: list[wire.Parts]) -> wire.Parts:
+        # No SEQ_NEEDS_INCREMENTAL_STATE: Perfetto presumes it of track events, and the file has all of its packets.
         parts = wire.integer(_TIMESTAMP, self.times(ts_ns)) + wire.integer(_SEQUENCE_ID, EVENT_SEQUENCE)
-        if needs_state:
-            parts += wire.integer(_SEQUENCE_FLAGS, _NEEDS_INCREMENTAL_STATE)
         return parts + wire.message(_TRACK_EVENT, *event)
 
     def _flush_interned(self) -> None:
