@@ -67,6 +67,21 @@ def test_a_page_fits_and_asks_for_nothing(
     page.close()
 
 
+def test_rows_stay_low_on_a_telephone(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(_report())
+    page = browser.new_page(viewport={"width": 375, "height": 900})
+    page.goto(path.as_uri())
+
+    lines = page.evaluate(
+        "() => Math.max(...[...document.querySelectorAll('td.wide')].map((n) => n.offsetHeight))"
+        " / parseFloat(getComputedStyle(document.body).lineHeight)"
+    )
+
+    assert lines < 5
+    page.close()
+
+
 def test_a_page_prints_without_cutting_its_tables(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text(_report())
