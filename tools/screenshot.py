@@ -1,4 +1,4 @@
-"""Open a trace in the offline Perfetto UI, headless, and save a picture of it.
+"""Open a trace in the offline Perfetto UI, headless, save a picture of it, and say how long both took.
 
     python tools/screenshot.py TRACE OUT.png [--window load|ttft:0] [--size 1600x1000] [--select NAME]
 
@@ -12,7 +12,8 @@ import contextlib
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from slmtrace.viewer import Scene, TraceServer, set_scene
 CHROMIUM = "/usr/bin/chromium"
 _FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"]
 _FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+_LOAD_TIMEOUT_MS, _IDLE_MS = 300_000, 800
 # A regular expression is matched in Playwright's driver, so requests to the server are not held up.
 _ELSEWHERE = re.compile(r"^https?://(?!127\.0\.0\.1)")
 
@@ -56,7 +58,7 @@ def take_picture(
     trace: Path, picture: Path, scene: Scene, size: tuple[int, int] = (1600, 1000), select: str = ""
 ) -> None:
     """Open the trace, wait until the UI is idle, and save what it shows."""
-    with TraceServer(trace) as server, open_page(server.url(scene), size) as page:
+    with TraceServer(trace) as server, open_page(server.url(scene), size, print) as page:
         page.evaluate("() => window.ctx.commands.runCommand('dev.perfetto.ToggleLeftSidebar')")
         _select(page, select)
         errors = page.evaluate("() => Number(window.app.trace.traceInfo.importErrors)")
@@ -66,8 +68,13 @@ def take_picture(
 
 
 @contextlib.contextmanager
-def open_page(url: str, size: tuple[int, int] = (1600, 1000)) -> Iterator[Any]:
-    """Yield a page of the Perfetto UI that has loaded its trace and is idle; no request leaves the machine."""
+def open_page(
+    url: str, size: tuple[int, int] = (1600, 1000), say: Callable[[str], None] = lambda _: None
+) -> Iterator[Any]:
+    """Yield a page of the Perfetto UI that has loaded its trace and is idle; no request leaves the machine.
+
+    `say` is told how long the UI took to load the trace, and from then on to show it.
+    """
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             profile,
@@ -78,9 +85,13 @@ def open_page(url: str, size: tuple[int, int] = (1600, 1000)) -> Iterator[Any]:
         )
         context.route(_ELSEWHERE, lambda route: route.abort())
         page = context.pages[0]
+        begin = time.monotonic()
         page.goto(url)
-        page.wait_for_function("() => window.ctx && window.ctx.traceInfo !== undefined", timeout=120_000)
+        page.wait_for_function("() => window.ctx && window.ctx.traceInfo !== undefined", timeout=_LOAD_TIMEOUT_MS)
+        loaded = time.monotonic()
         _wait_until_idle(page)
+        shown_s = time.monotonic() - loaded - _IDLE_MS / 1000
+        say(f"loaded in {loaded - begin:.1f} s, shown {shown_s:.1f} s later")
         yield page
         context.close()
 
@@ -104,7 +115,7 @@ def _select(page: Any, name: str) -> None:
 
 
 def _wait_until_idle(page: Any) -> None:
-    page.evaluate("() => window.waitForPerfettoIdle(800)")
+    page.evaluate(f"() => window.waitForPerfettoIdle({_IDLE_MS})")
 
 
 if __name__ == "__main__":
