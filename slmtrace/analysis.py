@@ -26,6 +26,8 @@ from .model.windows import find_windows
 from .output.json_ import render_json
 from .output.markdown import render_markdown
 from .output.perfetto import write_perfetto
+from .verdict.facts import gather
+from .verdict.judge import judge
 
 # Sources whose records are not in CLOCK_MONOTONIC, and the clock that they are in.
 FOREIGN_CLOCKS = {"cuda": ClockId.CUPTI, "pyspy": ClockId.PYSPY}
@@ -67,10 +69,15 @@ def load(capture: Capture) -> Trace:
 
 
 def build_report(trace: Trace) -> Report:
-    """Attribute the windows of a trace and put the report together."""
+    """Attribute the windows of a trace, judge them, and put the report together."""
     found = find_windows(trace)
     windows = attribute(trace, found)
     manifest = trace.manifest
+    state = manifest.get("state", {})
+    ledger: list[dict[str, Any]] = [
+        {"source": n.source, "seen": n.seen, "written": n.written, "decoded": n.decoded, "lost": n.lost}
+        for n in trace.ledger
+    ]
     lost = {line.source: sum(line.lost.values()) for line in trace.ledger}
     decoded = {line.source: line.decoded for line in trace.ledger}
     return Report(
@@ -85,13 +92,10 @@ def build_report(trace: Trace) -> Report:
             )
             for source in manifest.get("sources", [])
         ],
-        state=manifest.get("state", {}),
-        windows=windows,
+        state=state,
+        windows=judge(windows, gather(trace, windows), state, ledger),
         overhead=recording_cost(trace, found),
-        ledger=[
-            {"source": n.source, "seen": n.seen, "written": n.written, "decoded": n.decoded, "lost": n.lost}
-            for n in trace.ledger
-        ],
+        ledger=list(ledger),
         clock={"residual_ns": trace.clock_residual_ns, "snapshots": trace.clock_snapshots},
         quality=trace.quality.lines(),
     )

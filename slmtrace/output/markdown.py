@@ -49,8 +49,9 @@ def _headlines(report: Report, windows: list[ShownWindow]) -> list[str]:
 
 def _findings(windows: list[ShownWindow]) -> list[str]:
     return [
-        f"- **{shown.label}**: {format_ns(finding.excess_ns)} too long, {_text(finding.evidence)}."
-        f" Try: {code(finding.recommendation)} (saves about {format_ns(finding.predicted_gain_ns)})"
+        f"- **{shown.label}**: {format_ns(finding.excess_ns)} too long, {code(finding.id)}: {_text(finding.evidence)}."
+        f" Try: {_text(finding.recommendation)} (saves about {format_ns(finding.predicted_gain_ns)},"
+        f" {_text(finding.confidence)} confidence)"
         for shown in windows
         for finding in shown.window.findings
     ][:_MAX_FINDINGS]

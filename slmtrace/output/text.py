@@ -1,4 +1,4 @@
-"""The report on a terminal: a bar a window, where the time went, why, and what the report lacks.
+"""The report on a terminal: a bar a window, the verdict, why and where the time went, and what the report lacks.
 
 A report of one window shows all of it; a report of more shows what matters most in about twenty lines.
 """
@@ -6,6 +6,7 @@ A report of one window shows all of it; a report of more shows what matters most
 from __future__ import annotations
 
 import io
+import textwrap
 from dataclasses import replace
 
 from rich.console import Console
@@ -23,6 +24,7 @@ _LABEL_COLUMNS, _STAGE_COLUMNS, _TIME_COLUMNS, _CAUSE_COLUMNS = 11, 15, 8, 26
 _WIDE = 96
 # How many stages and causes the summary shows of the first, second and third window.
 _STAGES, _CAUSES = (3, 1, 0), (4, 2, 1)
+_FINDINGS = 3  # of a window, in the summary
 _MAX_TROUBLE = 3
 _DETAILS_PER_CAUSE = 5
 
@@ -36,7 +38,8 @@ def render_text(report: Report, window: WindowReport | None = None, *, width: in
     windows = summary.shown_windows(report)
     is_full = len(report.windows) == 1
     sections = [
-        _head(report, width) + _findings(windows, width) + _bars(report, windows, width, color=color),
+        _head(report, width) + _bars(report, windows, width, color=color),
+        _findings(windows, width, is_full=is_full),
         _percentiles(report, width, color=color),
         _causes(windows, width, is_full=is_full),
         [] if summary.is_attached(report) else _stages(windows, width, is_full=is_full),
@@ -57,16 +60,25 @@ def _head(report: Report, width: int) -> Lines:
     return [head, Text(" " * 10 + " · ".join(state))]
 
 
-def _findings(windows: list[ShownWindow], width: int) -> Lines:
-    """Say the verdict first: what costs most, and what to do about it."""
+def _findings(windows: list[ShownWindow], width: int, *, is_full: bool) -> Lines:
+    """Give the verdict: what costs more than it must, the evidence, and what to do about it."""
     lines: Lines = []
     for shown in windows:
-        for finding in shown.window.findings[:2]:
-            what = f"{shown.label}: {format_ns(finding.excess_ns)} too long, {plain(finding.evidence)}"
-            remedy = f"{plain(finding.recommendation)} (saves about {format_ns(finding.predicted_gain_ns)})"
-            lines.append(Text(summary.clip(what, width), style="bold"))
-            lines.append(Text(summary.clip(f"  try: {remedy}", width)))
-    return lines
+        found = shown.window.findings if is_full else shown.window.findings[:_FINDINGS]
+        for row, finding in enumerate(found):
+            what = f"{format_ns(finding.excess_ns)} too long, {plain(finding.id)}: {plain(finding.evidence)}"
+            remedy = f"try: {plain(finding.recommendation)}"
+            remedy += f" (saves about {format_ns(finding.predicted_gain_ns)}, {plain(finding.confidence)} confidence)"
+            lines += _hanging(shown.label if row == 0 else "", what, width, style="bold")
+            lines += _hanging("", remedy, width, style="not bold")
+    return [Text(summary.clip("verdict", width), style="bold"), *lines] if lines else []
+
+
+def _hanging(label: str, text: str, width: int, *, style: str) -> Lines:
+    """Lay a text out beside a label, on as many lines as it needs."""
+    parts = textwrap.wrap(text, max(width - _LABEL_COLUMNS, _LABEL_COLUMNS), break_on_hyphens=False) or [""]
+    lines = [Text(label.ljust(_LABEL_COLUMNS), style="bold"), *(Text(" " * _LABEL_COLUMNS) for _ in parts[1:])]
+    return [line.append(part, style=style) for line, part in zip(lines, parts, strict=True)]
 
 
 def _bars(report: Report, windows: list[ShownWindow], width: int, *, color: bool) -> Lines:

@@ -41,9 +41,9 @@ def _head(report: Report) -> str:
 
 def _findings(report: Report) -> list[str]:
     return [
-        f'<div class="panel"><strong>{text(window.label)}: {format_ns(one.excess_ns)} too long</strong>'
+        f'<div class="panel"><strong>{text(window.label)}: {format_ns(one.excess_ns)} too long, {text(one.id)}</strong>'
         f" ({swatch(one.phase)}{one.phase.label}.{one.cause.label}, confidence {text(one.confidence)})"
-        f"<p>{text(one.evidence)}</p><p>Try: <code>{text(one.recommendation)}</code>,"
+        f"<p>{text(one.evidence)}</p><p>Try: {text(one.recommendation)},"
         f" saves about {format_ns(one.predicted_gain_ns)}</p></div>"
         for window in report.windows
         for one in window.findings

@@ -1,0 +1,117 @@
+"""One window as the rules see it: what is left to explain, what is known beside it, and what other windows took."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..model.report import CauseShare, WindowReport
+from ..model.taxonomy import Cause, Stage, WindowKind
+from .facts import WindowFacts
+
+_CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
+
+
+@dataclass(slots=True)
+class Case:
+    """A window before its judge. What a rule has explained is taken, so that no ns is claimed twice."""
+
+    window: WindowReport
+    facts: WindowFacts
+    state: Mapping[str, Any]
+    steady: Sequence[WindowReport] = ()  # the requests after the first, this one among them
+    _left: dict[tuple[Stage, Cause], int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._left = _by_stage_and_cause(self.window)
+
+    @property
+    def total_ns(self) -> int:
+        """Return the window's length."""
+        return self.window.total_ns
+
+    @property
+    def is_load(self) -> bool:
+        """Say whether it is the load."""
+        return self.window.kind is WindowKind.LOAD
+
+    def left(self, causes: Collection[Cause], stages: Collection[Stage] = tuple(Stage)) -> int:
+        """Return how much time of these causes in these stages no rule has explained yet."""
+        return sum(ns for (stage, cause), ns in self._left.items() if cause in causes and stage in stages)
+
+    def take(self, ns: int, causes: Collection[Cause], stages: Collection[Stage] = tuple(Stage)) -> None:
+        """Take time off what is left, the largest part first."""
+        for key in sorted(self._left, key=lambda key: (-self._left[key], key)):
+            if key[1] in causes and key[0] in stages:
+                taken = min(ns, self._left[key])
+                self._left[key] -= taken
+                ns -= taken
+
+    def share(self, cause: Cause) -> CauseShare:
+        """Return a cause's share of the window, an empty one where there is none."""
+        shares = (share for share in self.window.causes if share.cause is cause)
+        return next(shares, CauseShare(cause, 0, 0, 0, {}))
+
+    def count(self, *causes: Cause) -> int:
+        """Return how often these causes happened."""
+        return sum(self.share(cause).count for cause in causes)
+
+    def size_bytes(self, *causes: Cause) -> int:
+        """Return the bytes of these causes."""
+        return sum(self.share(cause).size_bytes for cause in causes)
+
+    def largest(self, key: str, causes: Sequence[Cause]) -> str:
+        """Return the name that most of the time of these causes went to, from the detail lists of this key."""
+        ns_by_name: dict[str, int] = defaultdict(int)
+        for cause in causes:
+            for row in self.share(cause).detail.get(key, []):
+                ns_by_name[str(row["name"])] += int(row["ns"])
+        return min(ns_by_name, key=lambda name: (-ns_by_name[name], name), default="")
+
+    def ns_of(self, key: str, name: str, causes: Sequence[Cause]) -> int:
+        """Return the time of these causes that went to a name of a detail list."""
+        rows = [row for cause in causes for row in self.share(cause).detail.get(key, [])]
+        return sum(int(row["ns"]) for row in rows if row["name"] == name)
+
+    def known(self, *path: str, moment: str = "before") -> Any:
+        """Return what the state of the node says at a moment, None where it says nothing."""
+        value: Any = self.state.get(path[0])
+        if isinstance(value, Mapping) and moment in value:
+            value = value[moment]
+        for key in path[1:]:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def number(self, *path: str, moment: str = "before") -> float:
+        """Return a number of the state, 0 where it says none."""
+        value = self.known(*path, moment=moment)
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    def usual_ns(self, causes: Collection[Cause]) -> int:
+        """Return the median time of these causes in the other steady requests; 0 for fewer than three."""
+        others = [_ns(window, causes) for window in self.steady if window is not self.window]
+        return int(np.median(others)) if len(others) >= 3 else 0
+
+    def noise_ns(self, causes: Collection[Cause]) -> int:
+        """Return how far the steady requests lie from their median in these causes: the median distance."""
+        values = [_ns(window, causes) for window in self.steady]
+        return int(np.median(np.abs(np.array(values) - np.median(values)))) if len(values) >= 3 else 0
+
+
+def _ns(window: WindowReport, causes: Collection[Cause]) -> int:
+    return sum(share.ns for share in window.causes if share.cause in causes)
+
+
+def _by_stage_and_cause(window: WindowReport) -> dict[tuple[Stage, Cause], int]:
+    sums: dict[tuple[Stage, Cause], int] = defaultdict(int)
+    segments = window.segments
+    if segments is not None:
+        keys = segments.stage.astype(np.int64) << 8 | segments.cause
+        for key in np.unique(keys).tolist():
+            ns = int(segments.dur_ns[keys == key].sum())
+            sums[Stage(key >> 8), _CAUSE_BY_VALUE[key & 0xFF]] += ns
+    return dict(sums)

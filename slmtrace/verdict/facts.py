@@ -1,0 +1,167 @@
+"""What the rules read beside a window's sums: counters, block requests, who had the CPU, tokens. From the trace alone.
+
+A fact that no source recorded is 0 or absent, so that a rule which needs it says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..capture.layout import FoldClass
+from ..model.events import NO_EVENT, EventKind, Ints
+from ..model.report import WindowReport
+from ..model.segments import Segments
+from ..model.taxonomy import Cause, Stage
+from ..model.trace import CounterSeries, Trace
+
+_READ = "read"
+_MOST_WAITS = 500
+_DEEPEST = 10  # packages within packages
+# Labels of the ranges that turn text into tokens, whose size is what they made.
+_TOKENIZERS = ("tokenizer",)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """Reads of the block devices in a window, whoever asked for them."""
+
+    n_reads: int = 0
+    size_bytes: int = 0
+    busy_ns: int = 0  # some read was in flight
+    latency_ns: int = 0  # median of one read
+
+    @property
+    def mean_bytes(self) -> int:
+        """Return the mean size of a read."""
+        return self.size_bytes // self.n_reads if self.n_reads else 0
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFacts:
+    """What is known of one window beside its report."""
+
+    grown: Mapping[str, int] = field(default_factory=dict)  # how much each counter grew around the window
+    device: DeviceUse = DeviceUse()
+    own_queue_ns: int = 0  # on path, runnable, while another thread of the tree had the CPU
+    fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
+    n_tokens: int = 0  # that the tokenizer made
+    compiled_ns: int = 0  # on path, importing modules whose source was read, for want of a compiled file
+    n_compiled: int = 0  # such modules
+
+
+def gather(trace: Trace, windows: Sequence[WindowReport]) -> list[WindowFacts]:
+    """Return the facts of each window."""
+    fault_ns = _fault_cost_ns(trace)
+    return [_facts(trace, window, fault_ns) for window in windows]
+
+
+def _facts(trace: Trace, window: WindowReport, fault_ns: int) -> WindowFacts:
+    compiled_ns, n_compiled = _compiled(trace, window)
+    return WindowFacts(
+        grown=_growth(trace.counters, window),
+        device=_device_use(trace, window),
+        own_queue_ns=_own_queue_ns(trace, window),
+        fault_ns=fault_ns,
+        n_tokens=_n_tokens(trace, window),
+        compiled_ns=compiled_ns,
+        n_compiled=n_compiled,
+    )
+
+
+def _growth(counters: Sequence[CounterSeries], window: WindowReport) -> dict[str, int]:
+    """Return how much each counter grew from its last reading before the window to its first reading after it."""
+    grown = {}
+    for series in counters:
+        if not len(series.ts_ns):
+            continue
+        low = max(int(np.searchsorted(series.ts_ns, window.start_ns, side="right")) - 1, 0)
+        high = min(int(np.searchsorted(series.ts_ns, window.end_ns, side="left")), len(series.ts_ns) - 1)
+        grown[series.name] = int(series.value[high] - series.value[low]) if high > low else 0
+    return grown
+
+
+def _device_use(trace: Trace, window: WindowReport) -> DeviceUse:
+    events = trace.events
+    rows = np.flatnonzero(
+        (events.kind == EventKind.BLOCK_IO)
+        & (events.name == trace.strings.intern(_READ))
+        & (events.end_ns > window.start_ns)
+        & (events.start_ns < window.end_ns)
+    )
+    if not len(rows):
+        return DeviceUse()
+    start = np.maximum(events.start_ns[rows], window.start_ns)
+    end = np.minimum(events.end_ns[rows], window.end_ns)
+    latency_ns = int(np.median(events.end_ns[rows] - events.start_ns[rows]))
+    return DeviceUse(len(rows), int(events.size_bytes[rows].sum()), _covered_ns(start, end), latency_ns)
+
+
+def _covered_ns(start_ns: Ints, end_ns: Ints) -> int:
+    """Return the length of the union of intervals."""
+    order = np.argsort(start_ns, kind="stable")
+    start, reach = start_ns[order], np.maximum.accumulate(end_ns[order])
+    begin = np.maximum(start[1:], reach[:-1])
+    return int(reach[0] - start[0] + np.maximum(reach[1:] - begin, 0).sum())
+
+
+def _own_queue_ns(trace: Trace, window: WindowReport) -> int:
+    """Return how long the path was runnable while the CPU that it ran on next was held by a thread of the tree."""
+    segments, sched = window.segments, trace.sched
+    if segments is None or sched.is_empty:
+        return 0
+    total_ns = 0
+    for track, start_ns, end_ns in _queued(segments):
+        low, high = np.searchsorted(sched.run_track, [track, track + 1])
+        at = low + int(np.searchsorted(sched.run_start_ns[low:high], end_ns))
+        if at >= high:
+            continue
+        held = (sched.run_cpu == sched.run_cpu[at]) & (sched.run_end_ns > start_ns) & (sched.run_start_ns < end_ns)
+        overlap = np.minimum(sched.run_end_ns[held], end_ns) - np.maximum(sched.run_start_ns[held], start_ns)
+        total_ns += int(overlap.sum())
+    return total_ns
+
+
+def _queued(segments: Segments) -> list[tuple[int, int, int]]:
+    """Return the longest waits for a CPU: the many short ones together are noise."""
+    rows = np.flatnonzero(segments.cause == Cause.RUN_QUEUE)
+    rows = rows[np.argsort(-segments.dur_ns[rows], kind="stable")][:_MOST_WAITS]
+    return [(int(segments.track[row]), int(segments.start_ns[row]), int(segments.end_ns[row])) for row in rows]
+
+
+def _fault_cost_ns(trace: Trace) -> int:
+    """Return the fast end of what faults on anonymous memory cost in this recording: the 10th percentile by fold."""
+    events = trace.events
+    rows = np.flatnonzero((events.kind == EventKind.FOLD) & (events.flags == FoldClass.ANON_FAULT) & (events.count > 0))
+    return int(np.percentile(events.work_ns[rows] // events.count[rows], 10)) if len(rows) else 0
+
+
+def _n_tokens(trace: Trace, window: WindowReport) -> int:
+    events = trace.events
+    names = [trace.strings.intern(name) for name in _TOKENIZERS]
+    inside = (events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns)
+    chosen = inside & (events.kind == EventKind.RANGE) & np.isin(events.name, names) & (events.stage == Stage.TOKENIZE)
+    return int(events.size_bytes[chosen].sum())
+
+
+def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
+    """Return the path's time in modules whose source file the window read, and how many such modules there are."""
+    segments, events = window.segments, trace.events
+    if segments is None:
+        return 0, 0
+    is_read = (events.kind == EventKind.SYSCALL) | ((events.kind == EventKind.FOLD) & (events.flags == FoldClass.READ))
+    inside = is_read & (events.file > 0) & (events.end_ns > window.start_ns) & (events.start_ns < window.end_ns)
+    sources = [path for row in np.unique(events.file[inside]).tolist() if (path := trace.strings[row]).endswith(".py")]
+    candidates = {name for path in sources for name in _module_names(path)}
+    mine = np.flatnonzero((segments.cause == Cause.IMPORT) & (segments.event != NO_EVENT))
+    names = events.name[segments.event[mine]]
+    compiled = [name for name in np.unique(names).tolist() if trace.strings[name] in candidates]
+    return int(segments.dur_ns[mine[np.isin(names, compiled)]].sum()), len(compiled)
+
+
+def _module_names(path: str) -> list[str]:
+    """Return what a source file may be called as a module: nobody recorded where its path of modules begins."""
+    parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
+    return [".".join(parts[start:]) for start in range(max(len(parts) - _DEEPEST, 0), len(parts))]

@@ -1,0 +1,139 @@
+"""Rules about the GPU and first uses: compilation, module loads in a request, copies, the link, clocks, other users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...model.taxonomy import Cause
+from ...units import format_bytes, format_ns, format_rate
+from ..case import Case
+from ..floors import link_rate
+from ..rule import Claim, Rule
+
+_COMPILES = (Cause.TORCH_COMPILE, Cause.JIT_COMPILE, Cause.AUTOTUNE)
+_FIRST_USES = (Cause.MODULE_LOAD, Cause.LIBRARY_INIT, Cause.FIRST_USE, Cause.CUDA_INIT, Cause.GRAPH_CAPTURE)
+_PAGEABLE = (Cause.H2D_PAGEABLE, Cause.STAGING_COPY)
+# What a copy reaches of its link's rate in practice.
+_LINK_EFFICIENCY = 0.8
+# Another program's memory on a GPU, beyond what a driver and a display take.
+_MIN_OTHER_BYTES = 1 << 30
+_MIN_CLOCK = 0.7
+
+
+def _compiles(case: Case) -> Claim | None:
+    took_ns = case.left(_COMPILES)
+    caches = case.known("compile_caches")
+    after = case.known("compile_caches", moment="after")
+    grown = [name for name in caches or {} if _n_files(after, name) > _n_files(caches, name)]
+    empty = [name for name in grown if not _n_files(caches, name)]
+    what = f"the cache of {', '.join(empty)} was empty before" if empty else ""
+    what = what or (f"the cache of {', '.join(grown)} grew" if grown else "no cache of compiled code served it")
+    return Claim(
+        took_ns,
+        f"compiled for {format_ns(took_ns)}: {what}",
+        "keep the caches on a volume that outlives the container: TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR, "
+        "VLLM_CACHE_ROOT",
+        confidence="high" if grown else "medium",
+    )
+
+
+def _first_uses(case: Case) -> Claim | None:
+    """First uses belong to the load: in a request, somebody waits for them."""
+    if case.is_load:
+        return None
+    took_ns = case.left(_FIRST_USES)
+    name = case.largest("functions", _FIRST_USES) or case.largest("ranges", _FIRST_USES)
+    lazy = "; CUDA_MODULE_LOADING=EAGER loads modules at the start" if case.left((Cause.MODULE_LOAD,)) else ""
+    return Claim(
+        took_ns,
+        f"the request waited {format_ns(took_ns)} for first uses" + (f", most of all {name}" if name else ""),
+        f"send a request of this shape before the node takes traffic{lazy}",
+    )
+
+
+def _link_down(case: Case) -> Claim | None:
+    copies = (Cause.H2D_PINNED, *_PAGEABLE)
+    for gpu in _gpus(case, "after"):
+        width, widest = gpu.get("pcie_width"), gpu.get("pcie_width_max")
+        if width and widest and width < widest:
+            took_ns = case.left(copies)
+            return Claim(
+                round(took_ns * (1 - width / widest)),
+                f"the GPU's link has {width} of its {widest} lanes",
+                "reseat the card or its riser, and look for a slot with all lanes (lspci -vv: LnkSta against LnkCap)",
+                confidence="medium",
+            )
+    return None
+
+
+def _pageable(case: Case) -> Claim | None:
+    took_ns, rate = case.left(_PAGEABLE), link_rate(case) * _LINK_EFFICIENCY
+    size_bytes = case.size_bytes(Cause.H2D_PAGEABLE)
+    if not rate or not size_bytes:
+        return None
+    return Claim(
+        took_ns - round(size_bytes / rate * 1e9),
+        f"{format_bytes(size_bytes)} were copied from pageable memory at {format_rate(size_bytes, took_ns)}",
+        "copy from pinned memory: tensor.pin_memory().to('cuda', non_blocking=True), or load onto the device directly",
+    )
+
+
+def _pinning(case: Case) -> Claim | None:
+    took_ns = case.left((Cause.PIN_MEMORY,))
+    return Claim(
+        took_ns,
+        f"pinning host memory took {format_ns(took_ns)}",
+        "pin less, once: reuse one pinned buffer for all copies, or back it by huge pages",
+        confidence="medium",
+    )
+
+
+def _clocks(case: Case) -> Claim | None:
+    took_ns = case.left((Cause.GPU_KERNEL,))
+    for gpu in _gpus(case, "after"):
+        clock, highest = gpu.get("sm_clock_mhz"), gpu.get("sm_clock_max_mhz")
+        if clock and highest and clock < _MIN_CLOCK * highest and gpu.get("throttle_reasons", 0) & ~_IDLE:
+            return Claim(
+                round(took_ns * (1 - clock / highest)),
+                f"the GPU ran at {clock} of {highest} MHz, and says that it is held back",
+                "nvidia-smi -q -d PERFORMANCE names the reason; nvidia-smi -rgc and -rac lift locked clocks",
+                confidence="medium",
+            )
+    return None
+
+
+def _shared_gpu(case: Case) -> Claim | None:
+    used = [int(gpu.get("memory_used_bytes") or 0) for gpu in _gpus(case, "before")]
+    usual_ns = case.usual_ns((Cause.GPU_KERNEL,))
+    if max(used, default=0) < _MIN_OTHER_BYTES or not usual_ns:
+        return None
+    return Claim(
+        case.left((Cause.GPU_KERNEL,)) - usual_ns,
+        f"kernels took longer than in other requests, and {format_bytes(max(used))} of the GPU were in use before",
+        "stop the other program (nvidia-smi lists it), or give each a GPU of its own",
+        confidence="low",
+    )
+
+
+# nvmlClocksEventReasonGpuIdle
+_IDLE = 1
+
+
+def _gpus(case: Case, moment: str) -> list[dict[str, Any]]:
+    found = case.known("gpu", "gpus", moment=moment)
+    return [gpu for gpu in found if isinstance(gpu, dict)] if isinstance(found, list) else []
+
+
+def _n_files(caches: Any, name: str) -> int:
+    return int((caches or {}).get(name, {}).get("n_files", 0))
+
+
+RULES = (
+    Rule("compiled_anew", _COMPILES, _compiles),
+    Rule("first_use_in_request", _FIRST_USES, _first_uses),
+    Rule("link_degraded", (Cause.H2D_PINNED, *_PAGEABLE), _link_down),
+    Rule("pageable_copies", _PAGEABLE, _pageable),
+    Rule("pinning", (Cause.PIN_MEMORY,), _pinning),
+    Rule("gpu_clocks", (Cause.GPU_KERNEL,), _clocks),
+    Rule("gpu_shared", (Cause.GPU_KERNEL,), _shared_gpu, is_work=True),
+)

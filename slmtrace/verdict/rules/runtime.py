@@ -1,0 +1,74 @@
+"""Rules about the program itself: the tokenizer, garbage collection, imports of source files, odd requests."""
+
+from __future__ import annotations
+
+from ...model.taxonomy import Cause, Stage
+from ...units import format_count, format_ns
+from ..case import Case
+from ..floors import token_floor_ns
+from ..rule import Claim, Rule
+
+GC_RANGE = "garbage collection"  # as the instrument calls it
+_TOKENIZING = (Cause.TOKENIZE, Cause.PYTHON, Cause.LOCK_WAIT, Cause.EXTERNAL, Cause.NO_EVIDENCE)
+# A call of a tokenizer takes this long whatever the prompt: its Python layers, its first use.
+_CALL_NS = 2_000_000
+_COLLECTING = (Cause.PYTHON, Cause.IMPORT, Cause.CPU_KERNEL, Cause.TOKENIZE, Cause.DETOKENIZE, Cause.LAUNCH)
+# Compiling is about this part of importing a module from its source.
+_COMPILE_SHARE = 0.6
+_WORK = (Cause.CPU_KERNEL, Cause.GPU_KERNEL, Cause.LAUNCH, Cause.PYTHON, Cause.TOKENIZE, Cause.DETOKENIZE, Cause.HTTP)
+
+
+def _tokenizer(case: Case) -> Claim | None:
+    took_ns, n_tokens = case.left(_TOKENIZING, (Stage.TOKENIZE,)), case.facts.n_tokens
+    floor_ns = token_floor_ns(case) + _CALL_NS
+    of = f" for {format_count(n_tokens)} tokens" if n_tokens else ""
+    return Claim(
+        took_ns - floor_ns,
+        f"tokenizing took {format_ns(took_ns)}{of}, a fast tokenizer needs {format_ns(floor_ns)}",
+        "use a compiled tokenizer (tokenizer.is_fast must be True: ship tokenizer.json), in a process that is not busy",
+        confidence="high" if n_tokens else "medium",
+    )
+
+
+def _collections(case: Case) -> Claim | None:
+    took_ns = case.ns_of("ranges", GC_RANGE, _COLLECTING)
+    return Claim(
+        took_ns,
+        f"Python's garbage collector took {format_ns(took_ns)}",
+        "gc.freeze() after the load and gc.set_threshold(100_000, 50, 50); or gc.disable() while loading",
+    )
+
+
+def _sources(case: Case) -> Claim | None:
+    facts = case.facts
+    return Claim(
+        round(_COMPILE_SHARE * facts.compiled_ns),
+        f"{format_count(facts.n_compiled)} modules were compiled from source while they were imported "
+        f"({format_ns(facts.compiled_ns)}): their .pyc files are missing or old",
+        "python -m compileall -q on site-packages when the image is built; unset PYTHONDONTWRITEBYTECODE",
+        confidence="medium",
+    )
+
+
+def _odd_request(case: Case) -> Claim | None:
+    """A request whose own work took longer than the same work of its neighbours."""
+    if case.window not in case.steady:
+        return None
+    longest = max(_WORK, key=lambda cause: case.left((cause,)) - case.usual_ns((cause,)))
+    usual_ns, took_ns = case.usual_ns((longest,)), case.left((longest,))
+    if not usual_ns:
+        return None
+    return Claim(
+        took_ns - usual_ns,
+        f"{longest.label} took {format_ns(took_ns)}, and {format_ns(usual_ns)} in the other requests",
+        "compare the two requests in the timeline (slmtrace view): prompt length, batch, CPU or GPU frequency",
+        confidence="low",
+    )
+
+
+RULES = (
+    Rule("slow_tokenizer", _TOKENIZING, _tokenizer, (Stage.TOKENIZE,)),
+    Rule("garbage_collection", _COLLECTING, _collections),
+    Rule("no_compiled_python", (Cause.IMPORT,), _sources),
+    Rule("odd_request", _WORK, _odd_request, is_work=True),
+)

@@ -1,0 +1,156 @@
+"""Rules about waiting for a turn: CPU quota, other programs, too many threads, the GIL, locks, queues, messages."""
+
+from __future__ import annotations
+
+from ...model.report import BATCH_OTHERS
+from ...model.taxonomy import Cause, Phase, WindowKind
+from ...units import format_count, format_ns
+from ..case import Case
+from ..rule import Claim, Rule
+
+_CPU_WAITS = (Cause.RUN_QUEUE, Cause.CPU_THROTTLED)
+_SLEEPS = ("clock_nanosleep", "nanosleep", "pause", "select", "pselect6")
+_NETWORK_CALLS = ("connect", "recvfrom", "recvmsg", "sendto", "poll", "ppoll")
+_COMPUTE = tuple(cause for cause in Cause if cause.phase is Phase.COMPUTE)
+_USUAL_SPAWN = 0.1
+
+
+def _quota(case: Case) -> Claim | None:
+    throttled_ns = 1000 * case.facts.grown.get("cgroup throttled", 0)
+    seen_ns = case.left((Cause.CPU_THROTTLED,))
+    if not throttled_ns and not seen_ns:
+        return None
+    # The counter sums over the CPUs, and reaches beyond the window: it says that, not how long.
+    took_ns = seen_ns or min(case.left(_CPU_WAITS), throttled_ns)
+    limit, n = case.known("cgroup", "cpu_limit_cpus"), case.facts.grown.get("cgroup nr_throttled", 0)
+    of = f" of {limit:g} CPUs" if isinstance(limit, int | float) else ""
+    times = f", {format_count(n)} times" if n else ""
+    return Claim(
+        took_ns,
+        f"the cgroup's quota{of} was used up{times}: ready to run for {format_ns(took_ns)}, and not let",
+        "raise the CPU limit (cpu.max; for a container its cpu limit), or remove it and keep only a request",
+    )
+
+
+def _too_many_threads(case: Case) -> Claim | None:
+    took_ns = min(case.facts.own_queue_ns, case.left((Cause.RUN_QUEUE,)))
+    n_cpus = int(case.number("cpu", "n_usable"))
+    have = f" on {n_cpus} CPUs" if n_cpus else ""
+    return Claim(
+        took_ns,
+        f"ready to run for {format_ns(took_ns)} while other threads of the program had the CPU{have}",
+        f"fewer threads (OMP_NUM_THREADS={n_cpus or 'N'}, TOKENIZERS_PARALLELISM=false), or more CPUs",
+    )
+
+
+def _other_programs(case: Case) -> Claim | None:
+    took_ns = case.left((Cause.RUN_QUEUE,))
+    stalled_us = case.facts.grown.get("psi cpu some", 0)
+    pressure = f"; CPU pressure grew by {format_ns(1000 * stalled_us)}" if stalled_us else ""
+    return Claim(
+        took_ns,
+        f"ready to run for {format_ns(took_ns)} while other programs had the CPU{pressure}",
+        "find them (top, pidstat 1) and keep them off: a cpuset of the server's own, or taskset -c",
+    )
+
+
+def _gil(case: Case) -> Claim | None:
+    took_ns, name = case.left((Cause.GIL_WAIT,)), case.largest("ranges", (Cause.GIL_WAIT,))
+    return Claim(
+        took_ns,
+        f"waited {format_ns(took_ns)} for Python's lock" + (f", most of all in {name}" if name else ""),
+        "move the other thread's Python work to a process of its own (slmtrace view shows which thread held the lock)",
+    )
+
+
+def _queue(case: Case) -> Claim | None:
+    took_ns = case.left((Cause.ENGINE_QUEUE,))
+    return Claim(
+        took_ns,
+        f"the request waited {format_ns(took_ns)} in the engine's queue behind others",
+        "admit more at a time (--max-num-seqs, --max-num-batched-tokens), or add a replica",
+    )
+
+
+def _batch(case: Case) -> Claim | None:
+    others_ns = case.ns_of("batch", BATCH_OTHERS, _COMPUTE)
+    return Claim(
+        others_ns,
+        f"{format_ns(others_ns)} of the steps computed tokens of other requests",
+        "bound a step: --enable-chunked-prefill with a smaller --max-num-batched-tokens",
+        confidence="medium",
+    )
+
+
+def _messages(case: Case) -> Claim | None:
+    took_ns, name = case.left((Cause.IPC,)), case.largest("functions", (Cause.IPC,))
+    return Claim(
+        took_ns,
+        f"messages between processes took {format_ns(took_ns)}" + (f", most of all {name}" if name else ""),
+        "look at the receiver in the timeline (slmtrace view): a busy process, or a large message; "
+        "VLLM_ENABLE_V1_MULTIPROCESSING=0 has none",
+        confidence="medium",
+    )
+
+
+def _sleeping(case: Case) -> Claim | None:
+    slept_ns = sum(case.ns_of("functions", name, (Cause.LOCK_WAIT,)) for name in _SLEEPS)
+    where = case.largest("ranges", (Cause.LOCK_WAIT,))
+    return Claim(
+        slept_ns,
+        f"the program itself slept for {format_ns(slept_ns)}" + (f", most of all in {where}" if where else ""),
+        "find the call of sleep or the polling loop (slmtrace run --probes with pyspy shows the stack), and wait for "
+        "the event instead",
+    )
+
+
+def _locks(case: Case) -> Claim | None:
+    took_ns = case.left((Cause.LOCK_WAIT,))
+    name, where = case.largest("functions", (Cause.LOCK_WAIT,)), case.largest("ranges", (Cause.LOCK_WAIT,))
+    inside = " of ".join(part for part in (name, where) if part)
+    return Claim(
+        took_ns,
+        f"waited {format_ns(took_ns)} for locks, threads and timers" + (f", most of all in {inside}" if inside else ""),
+        "slmtrace view shows who woke the thread: what that one did before is what held it up",
+        confidence="medium",
+    )
+
+
+def _spawn(case: Case) -> Claim | None:
+    took_ns = case.left((Cause.PROCESS_SPAWN,))
+    usual_ns = round(_USUAL_SPAWN * case.total_ns) if case.window.kind is WindowKind.LOAD else 0
+    return Claim(
+        took_ns - usual_ns,
+        f"{format_count(case.count(Cause.PROCESS_SPAWN))} starts of processes and threads took {format_ns(took_ns)}",
+        "start workers once, before the model is loaded (fork copies the page tables of a large process)",
+        confidence="medium",
+    )
+
+
+def _outside(case: Case) -> Claim | None:
+    took_ns, name = case.left((Cause.EXTERNAL,)), case.largest("functions", (Cause.EXTERNAL,))
+    is_network = name in _NETWORK_CALLS
+    remedy = "find what the program waits for: strace -f -T -e trace=network, or slmtrace view"
+    if is_network and case.is_load:
+        remedy = "HF_HUB_OFFLINE=1, and a local model directory: nothing should be asked over the network at the start"
+    return Claim(
+        took_ns,
+        f"waited {format_ns(took_ns)} for something outside the program" + (f", in {name}" if name else ""),
+        remedy,
+        confidence="medium",
+    )
+
+
+RULES = (
+    Rule("engine_queue", (Cause.ENGINE_QUEUE,), _queue),
+    Rule("batch_interference", _COMPUTE, _batch),
+    Rule("cpu_quota", (Cause.CPU_THROTTLED, Cause.RUN_QUEUE), _quota),
+    Rule("too_many_threads", (Cause.RUN_QUEUE,), _too_many_threads),
+    Rule("cpu_contention", (Cause.RUN_QUEUE,), _other_programs),
+    Rule("gil_contention", (Cause.GIL_WAIT,), _gil),
+    Rule("slow_messages", (Cause.IPC,), _messages),
+    Rule("sleeping", (Cause.LOCK_WAIT,), _sleeping),
+    Rule("lock_contention", (Cause.LOCK_WAIT,), _locks),
+    Rule("slow_spawn", (Cause.PROCESS_SPAWN,), _spawn),
+    Rule("outside_wait", (Cause.EXTERNAL,), _outside),
+)

@@ -1,0 +1,160 @@
+"""Rules about reading files: a device that is held back, slow or asked in small pieces, and what was not in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...model.taxonomy import Cause, Stage
+from ...units import format_bytes, format_count, format_ns, format_rate
+from ..case import Case
+from ..floors import DEVICE_WAITS, device_floor_ns
+from ..rule import Claim, Rule
+
+# The default of Linux (VM_READAHEAD_PAGES): less was chosen by somebody.
+_DEFAULT_READ_AHEAD_KB = 128
+# Reads of this size and more go at the rate of any device, whatever its latency.
+_LARGE_READ_BYTES = 64 << 10
+_MIN_BYTES = 16 << 20
+# A rate that every disk of the last ten years reaches on large reads.
+_SLOW_BYTES_PER_SECOND = 100e6
+# Looking for files takes a healthy load of Python programs some 5 % (the README's recordings).
+_USUAL_LOOKUPS = 0.08
+_PAGE_BYTES = 4096
+
+
+def _network(case: Case) -> Claim | None:
+    kinds = [one.get("filesystem") for one in _storage(case) if one.get("is_network")]
+    waits_ns, size_bytes = case.left((*DEVICE_WAITS, Cause.EXTERNAL), (Stage.WEIGHTS,)), case.size_bytes(*DEVICE_WAITS)
+    if not kinds or not size_bytes:
+        return None
+    return Claim(
+        waits_ns,
+        f"waited {format_ns(waits_ns)} for weights on {kinds[0]}, a network file system",
+        "copy the weights to a local disk or to /dev/shm before the start, and load them from there",
+        waits_ns - device_floor_ns(case, size_bytes),
+        "medium",
+    )
+
+
+def _throttled(case: Case) -> Claim | None:
+    """A request that the block layer holds back has not been started: the task waits, and the device has time."""
+    device, waits_ns = case.facts.device, case.left(DEVICE_WAITS)
+    if device.size_bytes < _MIN_BYTES or device.busy_ns > waits_ns / 2:
+        return None
+    excess_ns = waits_ns - device.busy_ns
+    return Claim(
+        excess_ns,
+        f"waited {format_ns(waits_ns)} for {format_bytes(device.size_bytes)} that kept the device busy for only "
+        f"{format_ns(device.busy_ns)}: the reads were held back before it",
+        "lift the I/O limit of the cgroup: echo 'MAJOR:MINOR rbps=max riops=max' > io.max "
+        "(version 1: echo 'MAJOR:MINOR 0' > blkio.throttle.read_bps_device)",
+    )
+
+
+def _readahead(case: Case) -> Claim | None:
+    device, waits_ns = case.facts.device, case.left(DEVICE_WAITS)
+    known = [one["device"] for one in _storage(case) if one.get("device")]
+    small = [one for one in known if (one.get("read_ahead_kb") or _DEFAULT_READ_AHEAD_KB) < _DEFAULT_READ_AHEAD_KB]
+    small += [one for one in known if one.get("read_ahead_kb") == 0]
+    if not small or device.size_bytes < _MIN_BYTES or device.mean_bytes >= _LARGE_READ_BYTES:
+        return None
+    # A read of 1 MiB takes about as long as two of the smallest.
+    floor_ns = device_floor_ns(case, device.size_bytes) or 2 * device.latency_ns * (device.size_bytes >> 20)
+    return Claim(
+        waits_ns - floor_ns,
+        f"{format_count(device.n_reads)} reads of {format_bytes(device.mean_bytes)} on average: readahead of "
+        f"{small[0]['name']} is {small[0]['read_ahead_kb']} KiB",
+        f"blockdev --setra 8192 /dev/{small[0]['name']}",
+        confidence="medium",
+    )
+
+
+def _slow_device(case: Case) -> Claim | None:
+    device, waits_ns = case.facts.device, case.left(DEVICE_WAITS)
+    if device.size_bytes < _MIN_BYTES or not device.busy_ns:
+        return None
+    measured = case.number("floors", "disk_bytes_per_second")
+    floor_ns = round(device.size_bytes / (measured or _SLOW_BYTES_PER_SECOND) * 1e9)
+    is_large = device.mean_bytes >= _LARGE_READ_BYTES
+    if not is_large or device.busy_ns < 2 * floor_ns:
+        return None
+    basis = "measured on this device" if measured else "what any disk does"
+    return Claim(
+        waits_ns - floor_ns,
+        f"the device gave {format_rate(device.size_bytes, device.busy_ns)}, and "
+        f"{format_rate(device.size_bytes, floor_ns)} is {basis}",
+        "look for who else uses it (iostat -x 1), and for a limit of the volume; or move the weights to a faster disk",
+        confidence="high" if measured else "medium",
+    )
+
+
+def _swapped(case: Case) -> Claim | None:
+    n_pages = case.facts.grown.get("vmstat pswpin", 0)
+    size_bytes = n_pages * _PAGE_BYTES
+    if size_bytes < _MIN_BYTES:
+        return None
+    waits_ns = case.left(DEVICE_WAITS)
+    part_ns = round(waits_ns * min(1.0, size_bytes / max(case.facts.device.size_bytes, size_bytes)))
+    return Claim(
+        part_ns,
+        f"{format_bytes(size_bytes)} came back from swap",
+        "free memory on the node, or swapoff -a before serving",
+        confidence="medium",
+    )
+
+
+def _cold_weights(case: Case) -> Claim | None:
+    waits_ns = case.left(DEVICE_WAITS, (Stage.WEIGHTS,))
+    fraction = case.known("page_cache", "resident_fraction")
+    read_bytes = case.size_bytes(*DEVICE_WAITS)
+    if not read_bytes:
+        return None
+    cached = f", {100 * fraction:.0f} % of the weights were in memory before" if isinstance(fraction, float) else ""
+    return Claim(
+        waits_ns,
+        f"waited {format_ns(waits_ns)} for weights from the device{cached}",
+        "keep them in memory: vmtouch -dl FILES; or read them ahead of the start: cat FILES > /dev/null",
+        confidence="high" if isinstance(fraction, float) and fraction < 0.9 else "medium",
+    )
+
+
+def _cold_code(case: Case) -> Claim | None:
+    waits_ns, read_bytes = case.left(DEVICE_WAITS), case.size_bytes(*DEVICE_WAITS)
+    if not read_bytes:
+        return None
+    name = case.largest("files", DEVICE_WAITS).rpartition("/")[2]
+    most = f", most of all for {name}" if name else ""
+    return Claim(
+        waits_ns,
+        f"waited {format_ns(waits_ns)} for files from the device outside the loading of weights{most}",
+        "read the program's files ahead of the start: vmtouch -t DIRECTORY (site-packages and the model's)",
+    )
+
+
+def _lookups(case: Case) -> Claim | None:
+    took_ns = case.left((Cause.OPEN_STAT,))
+    count, name = case.count(Cause.OPEN_STAT), case.largest("functions", (Cause.OPEN_STAT,))
+    return Claim(
+        took_ns - round(_USUAL_LOOKUPS * case.total_ns),
+        f"{format_count(count)} calls to find and open files took {format_ns(took_ns)}"
+        + (f" ({name})" if name else ""),
+        "shorten sys.path and the directories on it: a small virtual environment of the program's own, on a local disk",
+        confidence="medium",
+    )
+
+
+def _storage(case: Case) -> list[dict[str, Any]]:
+    found = case.known("storage")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+RULES = (
+    Rule("network_weights", (*DEVICE_WAITS, Cause.EXTERNAL), _network, (Stage.WEIGHTS,)),
+    Rule("io_throttled", DEVICE_WAITS, _throttled),
+    Rule("small_readahead", DEVICE_WAITS, _readahead),
+    Rule("slow_device", DEVICE_WAITS, _slow_device),
+    Rule("swapped_out", DEVICE_WAITS, _swapped),
+    Rule("cold_weights", DEVICE_WAITS, _cold_weights, (Stage.WEIGHTS,)),
+    Rule("cold_files", DEVICE_WAITS, _cold_code),
+    Rule("many_lookups", (Cause.OPEN_STAT,), _lookups, is_work=True),
+)
