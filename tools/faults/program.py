@@ -1,0 +1,194 @@
+"""Faults of the program itself: its Python, its allocator, its caches, the requests beside it. None needs root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from .base import Fault, Impossible, Setting
+
+_HERE = Path(__file__).parent
+_N_DIRECTORIES, _N_FILES = 150, 400
+
+
+def _slow_python(kind: str, change: str) -> Callable[[Setting], None]:
+    def inject(setting: Setting) -> None:
+        setting.environ["PYTHONPATH"] = _before("PYTHONPATH", str(_HERE / "site"), ":")
+        setting.environ["SLOW_PYTHON"] = kind
+        setting.changes.append(change)
+
+    return inject
+
+
+def _preload(change: str, **settings: str) -> Callable[[Setting], None]:
+    def inject(setting: Setting) -> None:
+        library = _scratch(setting) / "delay.so"
+        compiler = shutil.which("gcc") or shutil.which("cc")
+        if compiler is None:
+            raise Impossible("no C compiler")
+        flags = ["-O2", "-fPIC", "-shared", "-fno-builtin", "-pthread"]
+        subprocess.run([compiler, *flags, "-o", library, _HERE / "delay.c", "-ldl"], check=True)
+        setting.environ["LD_PRELOAD"] = _before("LD_PRELOAD", str(library), " ")
+        setting.environ.update(settings)
+        setting.changes.append(change)
+
+    return inject
+
+
+def _no_compiled_python(setting: Setting) -> None:
+    setting.environ.update(PYTHONPYCACHEPREFIX=str(_scratch(setting)), PYTHONDONTWRITEBYTECODE="1")
+    setting.changes.append("hid all .pyc files")
+
+
+def _long_path(setting: Setting) -> None:
+    scratch = _scratch(setting)
+    entries = [scratch / f"entry{number}" for number in range(_N_DIRECTORIES)]
+    for entry in entries:
+        entry.mkdir()
+        for number in range(_N_FILES):
+            (entry / f"unused{number}.py").touch()
+    setting.environ["PYTHONPATH"] = _before("PYTHONPATH", ":".join(map(str, entries)), ":")
+    setting.changes.append(f"put {len(entries)} directories of {_N_FILES} files before everything on sys.path")
+
+
+def _wipe_caches(setting: Setting) -> None:
+    scratch = _scratch(setting)
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT", "CUDA_CACHE_PATH")
+    setting.environ.update({name: str(scratch / name.lower()) for name in names})
+    setting.changes.append("pointed every cache of compiled code to an empty directory")
+
+
+def _crowd(setting: Setting) -> None:
+    setting.arguments += ["--concurrency", "8", "--requests", "16"]
+    setting.changes.append("sent 8 requests at a time")
+
+
+def _too_many_threads(setting: Setting) -> None:
+    n_threads = str(8 * len(os.sched_getaffinity(0)))
+    setting.environ.update(OMP_NUM_THREADS=n_threads, MKL_NUM_THREADS=n_threads)
+    setting.changes.append(f"set {n_threads} OpenMP threads")
+
+
+def _eager_modules(setting: Setting) -> None:
+    setting.environ["CUDA_MODULE_LOADING"] = "EAGER"
+    setting.changes.append("made CUDA load every kernel of every module at once")
+
+
+def _idle_clocks(setting: Setting) -> None:
+    if shutil.which("nvidia-smi") is None:
+        raise Impossible("no nvidia-smi")
+    setting.undo.run("nvidia-smi", "-rgc")
+    subprocess.run(["nvidia-smi", "-lgc", "210,210"], check=True, stdout=subprocess.DEVNULL)
+    setting.changes.append("locked the GPU's clock to 210 MHz")
+
+
+def _scratch(setting: Setting) -> Path:
+    path = Path(tempfile.mkdtemp(prefix="slmtrace-fault-"))
+    setting.undo.remove_directory(path)
+    return path
+
+
+def _before(name: str, value: str, separator: str) -> str:
+    return separator.join(filter(None, (value, os.environ.get(name, ""))))
+
+
+FAULTS = (
+    Fault(
+        "tokenizer_burns",
+        "30 ms of CPU in every call of the tokenizer",
+        _slow_python("tokenizer_burns", "made the tokenizer burn 30 ms a call"),
+        ("tokenize",),
+        ("slow_tokenizer",),
+        ("ttft",),
+    ),
+    Fault(
+        "tokenizer_sleeps",
+        "30 ms of sleep in every call of the tokenizer",
+        _slow_python("tokenizer_sleeps", "made the tokenizer sleep 30 ms a call"),
+        ("tokenize", "lock_wait"),
+        ("slow_tokenizer",),
+        ("ttft",),
+    ),
+    Fault(
+        "gil_hog",
+        "a Python thread that never rests",
+        _slow_python("gil_hog", "started a thread that computes in Python without rest"),
+        ("gil_wait",),
+        ("gil_contention",),
+        ("ttft",),
+    ),
+    Fault(
+        "collections",
+        "a full garbage collection before every linear layer",
+        _slow_python("collections", "made Python collect its garbage at every linear layer"),
+        ("cpu_kernel",),
+        ("garbage_collection",),
+        ("ttft",),
+    ),
+    Fault(
+        "lock_holder",
+        "a lock of the detokenizer that another thread holds most of the time",
+        _slow_python("lock_holder", "made a thread hold a lock that the detokenizer needs"),
+        ("lock_wait",),
+        ("lock_contention", "sleeping"),
+        ("ttft",),
+    ),
+    Fault(
+        "malloc_delay",
+        "0.5 ms in every large malloc (record with --malloc slow)",
+        _preload("made every malloc of 64 KiB or more burn 0.5 ms", DELAY_MALLOC_US="500"),
+        ("malloc_slow",),
+        ("slow_malloc",),
+        ("load", "ttft"),
+    ),
+    Fault(
+        "arena_contention",
+        "threads that allocate without rest, one arena for all (record with --malloc slow)",
+        _preload("started 4 threads that allocate from the only arena", ARENA_THREADS="4", MALLOC_ARENA_MAX="1"),
+        ("arena_wait", "run_queue"),
+        ("arena_contention", "too_many_threads"),
+        ("load", "ttft"),
+    ),
+    Fault(
+        "ipc_delay",
+        "2 ms before every message (an engine of several processes)",
+        _preload("made every send on a socket sleep 2 ms", DELAY_SEND_US="2000"),
+        ("ipc", "lock_wait"),
+        ("slow_messages", "sleeping"),
+        ("ttft",),
+    ),
+    Fault(
+        "too_many_threads",
+        "eight OpenMP threads for each CPU",
+        _too_many_threads,
+        ("run_queue", "lock_wait"),
+        ("too_many_threads",),
+        ("ttft",),
+    ),
+    Fault("no_compiled_python", "no .pyc files", _no_compiled_python, ("import",), ("no_compiled_python",)),
+    Fault("long_path", "150 directories before site-packages", _long_path, ("open_stat",), ("many_lookups",)),
+    Fault(
+        "wiped_caches",
+        "no cache of compiled code",
+        _wipe_caches,
+        ("torch_compile", "jit_compile"),
+        ("compiled_anew",),
+        ("load", "ttft"),
+    ),
+    Fault(
+        "crowd",
+        "8 requests at a time (slmtrace run --engine vllm)",
+        _crowd,
+        ("engine_queue",),
+        ("engine_queue", "batch_interference"),
+        ("ttft",),
+    ),
+    Fault("eager_modules", "CUDA loads all kernels", _eager_modules, ("module_load",), (), is_tested=False),
+    Fault(
+        "gpu_clocks", "the GPU at 210 MHz", _idle_clocks, ("gpu_kernel",), ("gpu_clocks",), ("ttft",), is_tested=False
+    ),
+)
