@@ -72,6 +72,18 @@ int on_reclaim_end(void *ctx)
 	return reclaim_ends(FIELD(u64, mm_vmscan_direct_reclaim_end, nr_reclaimed));
 }
 
+#if defined(OFF_mm_vmscan_memcg_reclaim_begin_order) && defined(OFF_mm_vmscan_memcg_reclaim_end_nr_reclaimed)
+int on_cgroup_reclaim_begin(void *ctx)
+{
+	return reclaim_begins(FIELD(u32, mm_vmscan_memcg_reclaim_begin, order));
+}
+
+int on_cgroup_reclaim_end(void *ctx)
+{
+	return reclaim_ends(FIELD(u64, mm_vmscan_memcg_reclaim_end, nr_reclaimed));
+}
+#endif
+
 int on_kswapd_wake(void *ctx)
 {
 	return reclaim_begins(FIELD(u32, mm_vmscan_kswapd_wake, order));

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import environment, imports
+from . import environment, garbage, imports
 from .recorder import recorder
 
 
@@ -13,6 +13,7 @@ def start() -> None:
     if recorder.open(os.environ[environment.RAW]):
         os.register_at_fork(after_in_child=recorder.reopen_after_fork)
         imports.install()
+        garbage.install()
     if os.environ.get(environment.CUDA):
         from . import cuda
 

@@ -70,16 +70,16 @@ def read_cgroup(pid: int | str) -> dict[str, Any]:
     """Return the limits that hold for a process: of its cgroup and of those above it, the least."""
     directories = procfs.find_cgroup_dirs(pid)
     cpu, memory = directories.get("cpu"), directories.get("memory")
-    stat = procfs.read_table(cpu / "cpu.stat") if cpu else {}
+    throttled = procfs.read_cpu_stat(cpu)
     return {
         "version": _cgroup_version(),
-        "cpu_limit_cpus": _least(_cpu_limit(path) for path in _with_parents(cpu)),
-        "memory_max_bytes": _least(_memory_limit(path) for path in _with_parents(memory)),
-        "memory_high_bytes": _least(procfs.read_int(path / "memory.high") for path in _with_parents(memory)),
+        "cpu_limit_cpus": _least(_cpu_limit(path) for path in procfs.with_parents(cpu)),
+        "memory_max_bytes": _least(_memory_limit(path) for path in procfs.with_parents(memory)),
+        "memory_high_bytes": _least(procfs.read_int(path / "memory.high") for path in procfs.with_parents(memory)),
         "memory_current_bytes": _first_int(memory, "memory.current", "memory.usage_in_bytes"),
-        "n_throttled": stat.get("nr_throttled"),
-        "throttled_us": stat.get("throttled_usec", stat.get("throttled_time", 0) // 1000) if stat else None,
-        "memory_events": procfs.read_table(memory / "memory.events") if memory else {},
+        "n_throttled": throttled.get("n_throttled"),
+        "throttled_us": throttled.get("throttled_us"),
+        "memory_events": procfs.read_memory_events(memory),
     }
 
 
@@ -123,12 +123,6 @@ def _read_policy(pid: int | str) -> str | None:
 
 def _cgroup_version() -> int:
     return 2 if (procfs.CGROUP_ROOT / "cgroup.controllers").exists() else 1
-
-
-def _with_parents(directory: Path | None) -> list[Path]:
-    if directory is None:
-        return []
-    return [path for path in (directory, *directory.parents) if procfs.CGROUP_ROOT in (path, *path.parents)]
 
 
 def _cpu_limit(directory: Path) -> float | None:

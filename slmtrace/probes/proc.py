@@ -141,15 +141,12 @@ def _vmstat_values() -> Values:
 
 
 def _cgroup_values(directories: dict[str, Path]) -> Values:
-    if "cpu" in directories:
-        stat = procfs.read_table(directories["cpu"] / "cpu.stat")
-        if "nr_throttled" in stat:
-            yield "cgroup nr_throttled count", stat["nr_throttled"]
-        if "throttled_usec" in stat or "throttled_time" in stat:  # version 2; version 1, in ns
-            yield "cgroup throttled us", stat.get("throttled_usec", stat.get("throttled_time", 0) // 1000)
-    if "memory" in directories:
-        for name, value in procfs.read_table(directories["memory"] / "memory.events").items():
-            yield f"cgroup memory {name} count", value
+    throttled = procfs.read_cpu_stat(directories.get("cpu"))
+    if throttled:
+        yield "cgroup nr_throttled count", throttled["n_throttled"]
+        yield "cgroup throttled us", throttled["throttled_us"]
+    for name, value in procfs.read_memory_events(directories.get("memory")).items():
+        yield f"cgroup memory {name} count", value
 
 
 def _frequency_values() -> Values:

@@ -80,6 +80,34 @@ def find_cgroup_dirs(pid: int | str = "self") -> dict[str, Path]:
     return found
 
 
+def with_parents(directory: Path | None) -> list[Path]:
+    """Return a cgroup's directory and those above it, as far as they are mounted: what limits them limits it."""
+    if directory is None:
+        return []
+    return [path for path in (directory, *directory.parents) if CGROUP_ROOT in (path, *path.parents)]
+
+
+def read_cpu_stat(directory: Path | None) -> dict[str, int]:
+    """Return how often and for how long, in us, a cgroup and those above it were throttled; empty if nothing says."""
+    totals: dict[str, int] = {}
+    for path in with_parents(directory):
+        stat = read_table(path / "cpu.stat")
+        if "nr_throttled" in stat:
+            # Version 1 counts throttled_time in ns.
+            throttled_us = stat.get("throttled_usec", stat.get("throttled_time", 0) // 1000)
+            totals["n_throttled"] = totals.get("n_throttled", 0) + stat["nr_throttled"]
+            totals["throttled_us"] = totals.get("throttled_us", 0) + throttled_us
+    return totals
+
+
+def read_memory_events(directory: Path | None) -> dict[str, int]:
+    """Return how often a memory cgroup met its limits: memory.events of version 2, 'failcnt' of version 1."""
+    if directory is None:
+        return {}
+    failures = read_int(directory / "memory.failcnt")
+    return read_table(directory / "memory.events") or ({} if failures is None else {"failcnt": failures})
+
+
 def find_tree(root_pid: int) -> list[int]:
     """Return a process and its descendants."""
     if (PROC / str(root_pid) / "task" / str(root_pid) / "children").exists():

@@ -45,7 +45,7 @@ class WindowFacts:
 
     grown: Mapping[str, int] = field(default_factory=dict)  # how much each counter grew around the window
     device: DeviceUse = DeviceUse()
-    own_queue_ns: int = 0  # on path, runnable, while another thread of the tree had the CPU
+    own_queue_ns: int = 0  # on path, runnable, while the CPU was held by one of more threads of the tree than CPUs
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made
     compiled_ns: int = 0  # on path, importing modules whose source was read, for want of a compiled file
@@ -108,19 +108,22 @@ def _covered_ns(start_ns: Ints, end_ns: Ints) -> int:
 
 
 def _own_queue_ns(trace: Trace, window: WindowReport) -> int:
-    """Return how long the path was runnable while the CPU that it ran on next was held by a thread of the tree."""
+    """Return how long the path was runnable while threads of the tree, more than there are CPUs, held its CPU."""
     segments, sched = window.segments, trace.sched
     if segments is None or sched.is_empty:
         return 0
+    n_cpus = len(np.unique(sched.run_cpu))
     total_ns = 0
     for track, start_ns, end_ns in _queued(segments):
         low, high = np.searchsorted(sched.run_track, [track, track + 1])
         at = low + int(np.searchsorted(sched.run_start_ns[low:high], end_ns))
         if at >= high:
             continue
-        held = (sched.run_cpu == sched.run_cpu[at]) & (sched.run_end_ns > start_ns) & (sched.run_start_ns < end_ns)
-        overlap = np.minimum(sched.run_end_ns[held], end_ns) - np.maximum(sched.run_start_ns[held], start_ns)
-        total_ns += int(overlap.sum())
+        ran = (sched.run_end_ns > start_ns) & (sched.run_start_ns < end_ns)
+        if len(np.unique(sched.run_track[ran])) >= n_cpus:
+            held = ran & (sched.run_cpu == sched.run_cpu[at])
+            overlap = np.minimum(sched.run_end_ns[held], end_ns) - np.maximum(sched.run_start_ns[held], start_ns)
+            total_ns += int(overlap.sum())
     return total_ns
 
 

@@ -43,21 +43,21 @@ def findings(case: Case, n_doubts: int = 0) -> list[Finding]:
     """Ask every rule in turn; each sees only the time that those before it left. The costliest finding comes first."""
     found = []
     for rule in RULES:
-        claim = rule.weigh(case) if rule.left(case) else None
-        if claim is None or not is_worth_a_finding(rule, claim, case):
-            continue
-        excess_ns = min(claim.excess_ns, rule.left(case))
-        case.take(excess_ns, rule.causes, rule.stages)
-        found.append(_finding(rule, claim, excess_ns, n_doubts))
+        left_ns = rule.left(case)
+        claim = rule.weigh(case) if left_ns else None
+        if claim is not None and is_worth_a_finding(rule, min(claim.excess_ns, left_ns), case):
+            excess_ns = min(claim.excess_ns, left_ns)
+            case.take(excess_ns, rule.causes, rule.stages)
+            found.append(_finding(rule, claim, excess_ns, n_doubts))
     return sorted(found, key=lambda finding: (-finding.excess_ns, finding.id))
 
 
-def is_worth_a_finding(rule: Rule, claim: Claim, case: Case) -> bool:
-    """Say whether a claim is large against its window and against the noise of the run."""
+def is_worth_a_finding(rule: Rule, excess_ns: int, case: Case) -> bool:
+    """Say whether an excess is large against its window and against the noise of the run."""
     least_ns = max(MIN_SHARE * case.total_ns, MIN_NS[case.window.kind])
     if case.window in case.steady:
         least_ns = max(least_ns, NOISE_FACTOR * case.noise_ns(rule.causes) if rule.is_work else 0)
-    return claim.excess_ns >= least_ns
+    return excess_ns >= least_ns
 
 
 def _finding(rule: Rule, claim: Claim, excess_ns: int, n_doubts: int) -> Finding:

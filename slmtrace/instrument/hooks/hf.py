@@ -44,6 +44,13 @@ def _result_bytes(call: Any, result: Any) -> int:
     return sum(int(tensor.nbytes) for tensor in tensors)
 
 
+def _n_tokens(call: Any, result: Any) -> int:
+    ids = result["input_ids"] if hasattr(result, "keys") else result
+    if hasattr(ids, "numel"):
+        return int(ids.numel())
+    return sum(len(row) for row in ids) if ids and hasattr(ids[0], "__len__") else len(ids)
+
+
 def _submit(attribute: str) -> Hook:
     return Hook(_GENERATION, "GenerationMixin." + attribute, gated=True)
 
@@ -85,7 +92,7 @@ HOOKS = [
     Hook(_CORE, "WeightTransform.materialize_tensors", stage="weights"),
     Hook(_CORE, "set_param_for_module", stage="weights"),
     _weights(_MODELING, "PreTrainedModel._finalize_model_loading", optional=True),
-    _tokenize("PreTrainedTokenizerBase.__call__", label="tokenizer", enter=prompts.enter_tokenize),
+    _tokenize("PreTrainedTokenizerBase.__call__", label="tokenizer", size=_n_tokens, enter=prompts.enter_tokenize),
     _tokenize("PreTrainedTokenizerBase.encode", enter=prompts.enter_tokenize),
     _tokenize("PreTrainedTokenizerBase.apply_chat_template", enter=prompts.enter_template),
     Hook(_TOKENIZER, "PreTrainedTokenizerBase.decode", stage="detokenize", gated=True),

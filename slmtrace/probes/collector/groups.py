@@ -73,12 +73,15 @@ _MEMORY_EVENTS = {
     "compaction:mm_compaction_end": ("on_compaction_end", ("status",)),
     "vmscan:mm_vmscan_direct_reclaim_begin": ("on_reclaim_begin", ("order",)),
     "vmscan:mm_vmscan_direct_reclaim_end": ("on_reclaim_end", ("nr_reclaimed",)),
+    # A cgroup at its limit reclaims on its own account (try_to_free_mem_cgroup_pages() in mm/vmscan.c).
+    "vmscan:mm_vmscan_memcg_reclaim_begin": ("on_cgroup_reclaim_begin", ("order",)),
+    "vmscan:mm_vmscan_memcg_reclaim_end": ("on_cgroup_reclaim_end", ("nr_reclaimed",)),
     "vmscan:mm_vmscan_kswapd_wake": ("on_kswapd_wake", ("order",)),
     "vmscan:mm_vmscan_kswapd_sleep": ("on_kswapd_sleep", ()),
     "migrate:mm_migrate_pages": ("on_migrate_pages", ("succeeded", "failed", "mode", "reason")),
     "huge_memory:mm_khugepaged_scan_pmd": ("on_khugepaged_scan", ("status",)),
 }
-_OPTIONAL_MEMORY_EVENTS = ("mm_khugepaged_scan_pmd",)
+_OPTIONAL_MEMORY_EVENTS = ("mm_vmscan_memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_end", "mm_khugepaged_scan_pmd")
 
 
 def plan_groups(

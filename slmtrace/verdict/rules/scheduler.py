@@ -20,8 +20,10 @@ def _quota(case: Case) -> Claim | None:
     seen_ns = case.left((Cause.CPU_THROTTLED,))
     if not throttled_ns and not seen_ns:
         return None
-    # The counter sums over the CPUs, and reaches beyond the window: it says that, not how long.
-    took_ns = seen_ns or min(case.left(_CPU_WAITS), throttled_ns)
+    # The counter sums over the CPUs, and reaches beyond the window. Where it grew by the better part of the waits, the
+    # rest of them is the crowd at the end of each pause.
+    waits_ns = case.left(_CPU_WAITS)
+    took_ns = seen_ns or (waits_ns if throttled_ns >= waits_ns / 2 else throttled_ns)
     limit, n = case.known("cgroup", "cpu_limit_cpus"), case.facts.grown.get("cgroup nr_throttled", 0)
     of = f" of {limit:g} CPUs" if isinstance(limit, int | float) else ""
     times = f", {format_count(n)} times" if n else ""

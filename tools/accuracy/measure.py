@@ -1,0 +1,123 @@
+"""Record pairs of a clean and an injected run, and keep of each what the comparison needs, a line of JSON a pair."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.faults.__main__ import run
+from tools.faults.base import Fault, Setting
+from tools.faults.catalogue import FAULTS
+from tools.faults.undo import Undo
+
+# Options without which a fault cannot be seen, for both runs of its pair.
+_OPTIONS = {"malloc_delay": ("--malloc", "slow"), "arena_contention": ("--malloc", "slow")}
+
+_PATIENCE_S, _LOOK_S, _QUIET_SHARE = 60, 2, 0.05
+
+
+def measure_pair(fault: Fault, model: Path, engine: str, seed: int) -> dict[str, Any]:
+    """Record a clean and an injected run, in an order that the seed decides.
+
+    Raises:
+        Impossible: the fault cannot be injected here.
+    """
+    options = _OPTIONS.get(fault.name, ())
+    pair: dict[str, Any] = {"fault": fault.name, "model": model.name, "engine": engine, "seed": seed}
+    for name in ("clean", "injected") if seed % 2 == 0 else ("injected", "clean"):
+        warm(model)
+        wait_until_quiet()
+        if name == "clean":
+            pair[name] = measure_clean(model, engine, options)
+        else:
+            with fault.injected(model) as setting:
+                pair[name] = _record(model, engine, options, setting)
+    return pair
+
+
+def wait_until_quiet() -> None:
+    """Wait until nothing else uses the CPUs, a minute at most."""
+    until_s = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until_s:
+        busy_s = _busy_s()
+        time.sleep(_LOOK_S)
+        if _busy_s() - busy_s < _QUIET_SHARE * _LOOK_S * (os.cpu_count() or 1):
+            break
+
+
+def measure_clean(model: Path, engine: str, options: Sequence[str] = ()) -> dict[str, Any]:
+    """Record a clean run."""
+    warm(model)
+    wait_until_quiet()
+    with Undo() as undo:
+        return _record(model, engine, options, Setting(undo, model))
+
+
+def warm(model: Path) -> None:
+    """Read the model's files into the page cache."""
+    for path in model.glob("*"):
+        if path.is_file():
+            path.read_bytes()
+
+
+def _record(model: Path, engine: str, options: Sequence[str], setting: Setting) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="slmtrace-accuracy-") as scratch:
+        capture, log = Path(scratch) / "capture", Path(scratch) / "log"
+        command = [sys.executable, "-m", "slmtrace", "run", "--engine", engine, "--model", str(model)]
+        command += ["--requests", "5", *options, "-o", str(capture)]
+        busy_before, own_before = _busy_s(), _own_s()
+        done = run(command, setting, log)
+        others_s = (_busy_s() - busy_before) - (_own_s() - own_before)
+        if done.returncode:
+            return {"failed": log.read_text(errors="replace").strip().splitlines()[-1:]}
+        report = json.loads((capture / "breakdown.json").read_text())
+    return {"others_s": round(max(others_s, 0.0), 3), "windows": _windows(report)}
+
+
+def _windows(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the load, the first request, and of the later ones the median one, each with what is compared."""
+    loads = [window for window in report["windows"] if window["name"] == "load"]
+    requests = sorted((window for window in report["windows"] if window["name"] == "ttft"), key=lambda w: w["index"])
+    later = sorted(requests[1:], key=lambda window: window["total_ns"])
+    chosen = {"load": loads[:1], "first ttft": requests[:1], "ttft": later[(len(later) - 1) // 2 :][:1]}
+    return {
+        name: {
+            "total_ns": window["total_ns"],
+            "causes": {cause["cause"]: cause["ns"] for cause in window["causes"]},
+            "findings": [
+                {key: finding[key] for key in ("id", "excess_ns", "predicted_gain_ns")}
+                for finding in window["findings"]
+            ],
+        }
+        for name, found in chosen.items()
+        for window in found
+    }
+
+
+def _busy_s() -> float:
+    """Return how long all CPUs of the machine were busy, in s (proc(5), /proc/stat: ticks)."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return float(sum(fields) - fields[3] - fields[4]) / float(os.sysconf("SC_CLK_TCK"))
+
+
+def _own_s() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def fault_names() -> list[str]:
+    """Return the faults that have causes to be held against, on a machine without a GPU."""
+    return [name for name, fault in FAULTS.items() if fault.expects and fault.is_tested]
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median, 0 of nothing."""
+    return statistics.median(values) if values else 0.0

@@ -1,0 +1,191 @@
+"""From measured pairs to a table: what changed, what the attribution says of it, and whether the verdict names it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slmtrace.units import format_ns
+from tools.faults.catalogue import FAULTS
+
+from .measure import median
+
+# A change below this share of the clean total is not worth a verdict.
+_MIN_CHANGE = 0.10
+# Where others took more than this of the clean run's CPU time, the pair says nothing.
+_MOST_OTHERS = 0.10
+_HEADER = (
+    "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "first finding", "named",
+)  # fmt: skip
+Line = dict[str, Any]
+
+
+def render_table(lines: Sequence[Line]) -> str:
+    """Render the pairs of a run as Markdown."""
+    pairs = [line for line in lines if "injected" in line and _is_whole(line)]
+    disturbed = [line for line in pairs if _others_share(line["clean"]) > _MOST_OTHERS]
+    kept = [line for line in pairs if line not in disturbed]
+    rows = [row for key in _keys(kept) if (row := _row([line for line in kept if _key(line) == key]))]
+    failed = [line for line in lines if "injected" in line and not _is_whole(line)]
+    text = ["# Accuracy of the verdicts", "", *_facts(), "", *_table(rows), "", *_totals(rows), ""]
+    text += [_clean_line(lines), ""]
+    text += [
+        f"{len(disturbed)} pairs were left out because others took more than 10 % of the CPU time of their clean run."
+    ]
+    text += [f"`{line['fault']}` on {line['model']} failed to run {_why(line)}." for line in failed]
+    impossible = {line["fault"]: line["impossible"] for line in lines if "impossible" in line}
+    text += [f"`{fault}` could not be injected here: {reason}." for fault, reason in impossible.items()]
+    return "\n".join(text) + "\n"
+
+
+class Row:
+    """The pairs of one fault, model and window."""
+
+    def __init__(self, pairs: Sequence[Line], window: str) -> None:
+        self.pairs, self.window = pairs, window
+        self.fault = FAULTS[pairs[0]["fault"]]
+        self.changes = [self._total(pair, "injected") - self._total(pair, "clean") for pair in pairs]
+        self.clean_ns = median([self._total(pair, "clean") for pair in pairs])
+        self.attributed = [self._expected(pair, "injected") - self._expected(pair, "clean") for pair in pairs]
+
+    @property
+    def share(self) -> float:
+        """Return the median change as a share of the clean total."""
+        return median(self.changes) / self.clean_ns if self.clean_ns else 0.0
+
+    def first_findings(self) -> list[str]:
+        """Return the first finding of each injected run that changed enough."""
+        large = [n for n, change in enumerate(self.changes) if change > _MIN_CHANGE * self.clean_ns]
+        found = [self.pairs[n]["injected"]["windows"][self.window]["findings"] for n in large]
+        return [one[0]["id"] if one else "none" for one in found]
+
+    def n_named(self) -> int:
+        """Return how often the first finding names the fault."""
+        return sum(one in self.fault.findings for one in self.first_findings())
+
+    def errors(self) -> list[float]:
+        """Return by which share of each large change the expected causes' change misses it."""
+        both = zip(self.changes, self.attributed, strict=True)
+        return [abs(mine - true) / true for true, mine in both if true > _MIN_CHANGE * self.clean_ns]
+
+    def cells(self) -> list[str]:
+        """Return the row as text."""
+        names = self.first_findings()
+        most = max(sorted(set(names)), key=names.count) if names else "-"
+        return [
+            f"`{self.fault.name}`",
+            f"{self.pairs[0]['engine']} {self.pairs[0]['model']}",
+            self.window,
+            str(len(self.pairs)),
+            format_ns(round(self.clean_ns)),
+            f"{format_ns(round(median(self.changes)))} ({100 * self.share:+.0f} %)",
+            format_ns(round(median(self.attributed))),
+            f"{100 * median(self.errors()):.1f} %" if names else "-",
+            f"`{most}`" if names else "-",
+            f"{self.n_named()}/{len(names)}" if names else "-",
+        ]
+
+    def _total(self, pair: Line, name: str) -> int:
+        return int(pair[name]["windows"][self.window]["total_ns"])
+
+    def _expected(self, pair: Line, name: str) -> int:
+        causes = pair[name]["windows"][self.window]["causes"]
+        return sum(int(causes.get(cause, 0)) for cause in self.fault.expects)
+
+
+def _row(pairs: Sequence[Line]) -> Row | None:
+    """Return the row of the window that the fault changed most, of those that it is made for."""
+    fault = FAULTS[pairs[0]["fault"]]
+    windows = [
+        name for name in fault.windows if all(name in pair[kind]["windows"] for pair in pairs for kind in _KINDS)
+    ]
+    rows = [Row(pairs, window) for window in windows]
+    return max(rows, key=lambda row: row.share, default=None)
+
+
+_KINDS = ("clean", "injected")
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    head = ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
+    return head + ["| " + " | ".join(row.cells()) + " |" for row in rows]
+
+
+def _totals(rows: Sequence[Row]) -> list[str]:
+    named, n = sum(row.n_named() for row in rows), sum(len(row.first_findings()) for row in rows)
+    errors = sorted(error for row in rows for error in row.errors())
+    if not n:
+        return ["No change was large enough to be judged."]
+    within = sum(error <= 0.15 for error in errors)
+    return [
+        f"Of {n} cases that changed the total by more than 10 %, the first finding names the fault in {named} "
+        f"({100 * named / n:.0f} %; 95 % interval {_interval(named, n)}). The change of the expected causes misses the "
+        f"change of the total by {100 * median(errors):.1f} % in the median, and by at most 15 % in {within} of {n}."
+    ]
+
+
+def _clean_line(lines: Sequence[Line]) -> str:
+    runs = [line["clean"] for line in lines if "windows" in line.get("clean", {})]
+    quiet = [run for run in runs if _others_share(run) <= _MOST_OTHERS]
+    wrong = [
+        f"{finding['id']} ({window})"
+        for run in quiet
+        for window, found in run["windows"].items()
+        for finding in found["findings"]
+    ]
+    n_runs = sum(any(found["findings"] for found in run["windows"].values()) for run in quiet)
+    what = ", ".join(f"{wrong.count(name)} x {name}" for name in sorted(set(wrong)))
+    return (
+        f"Of {len(quiet)} clean runs (beside {len(runs) - len(quiet)} that others disturbed), {n_runs} had a finding"
+        + (f": {what}." if what else ".")
+    )
+
+
+def _facts() -> list[str]:
+    root = Path(__file__).parents[2]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
+    return [
+        f"Commit {commit.stdout.strip() or 'unknown'}, Linux {platform.release()}, {os.cpu_count()} CPUs, "
+        f"{memory_gib:.0f} GiB. Written by `python -m tools.accuracy`; each pair is a clean and an injected run of the "
+        "same command, side by side in time. *Change* is the median change of the window's total, *of expected causes* "
+        "the part of it that the causes account for which the injector declares, *error* the median difference between "
+        "the two as a share of the change, over the pairs that changed the total by more than 10 %."
+    ]
+
+
+def _interval(k: int, n: int) -> str:
+    """Return the Wilson score interval of a proportion."""
+    z, share = 1.96, k / n
+    centre, spread = share + z * z / (2 * n), z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+    return f"{100 * low:.0f} to {100 * high:.0f} %"
+
+
+def _others_share(run: Line) -> float:
+    seconds = sum(window["total_ns"] for window in run["windows"].values()) / 1e9
+    share: float = run["others_s"] / max(seconds * (os.cpu_count() or 1), 1e-9)
+    return share
+
+
+def _is_whole(line: Line) -> bool:
+    return all("windows" in line.get(kind, {}) for kind in _KINDS)
+
+
+def _why(line: Line) -> str:
+    return " ".join(str(line[kind].get("failed", "")) for kind in _KINDS if "failed" in line.get(kind, {}))
+
+
+def _key(line: Line) -> tuple[str, str, str]:
+    return line["fault"], line["engine"], line["model"]
+
+
+def _keys(lines: Sequence[Line]) -> list[tuple[str, str, str]]:
+    names = list(FAULTS)
+    return sorted({_key(line) for line in lines}, key=lambda key: (names.index(key[0]), *key[1:]))
