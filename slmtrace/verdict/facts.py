@@ -44,7 +44,7 @@ class WindowFacts:
     """What is known of one window beside its report."""
 
     grown: Mapping[str, int] = field(default_factory=dict)  # how much each counter grew around the window
-    device: DeviceUse = DeviceUse()
+    device: DeviceUse = field(default_factory=DeviceUse)
     own_queue_ns: int = 0  # on path, runnable, while the CPU was held by one of more threads of the tree than CPUs
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made

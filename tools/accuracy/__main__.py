@@ -1,10 +1,10 @@
-"""How right are the verdicts? Measure pairs of runs, and tabulate them.
+"""How right are the verdicts? Measure clean and injected runs, and tabulate them.
 
-    python -m tools.accuracy measure pairs.jsonl --model DIR [--faults a,b] [--seeds 3] [--clean 10]
-    python -m tools.accuracy table pairs.jsonl [-o traces/ACCURACY.md]
+    python -m tools.accuracy measure runs.jsonl --model DIR [--faults a,b] [--seeds 3] [--clean 10] [--minutes 30]
+    python -m tools.accuracy table runs.jsonl [-o traces/ACCURACY.md]
 
 `measure` appends to the file, so that it may be stopped and run again. It needs root for most faults, and a machine
-where nothing else runs: what others took of the CPUs is measured, and pairs that they disturbed are not counted.
+where nothing else runs: what others took of the CPUs is measured, and runs that they disturbed are not counted.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
-from tools.faults.base import Impossible
 from tools.faults.catalogue import FAULTS
 
-from .measure import fault_names, measure_clean, measure_pair, warm
+from .measure import Workload, blocks_of, fault_names, measure_block, measure_clean
 from .table import render_table
 
 
@@ -25,21 +25,20 @@ def main() -> int:
     """Measure or tabulate."""
     args = _arguments()
     if args.action == "table":
-        lines = [json.loads(line) for line in args.pairs.read_text().splitlines()]
+        lines = [json.loads(line) for line in args.runs.read_text().splitlines()]
         text = render_table(lines)
         (args.output.write_text if args.output else sys.stdout.write)(text)
         return 0
-    warm(args.model)
+    workload = Workload(args.model, args.engine, args.requests, args.prompt_tokens)
+    names = args.faults.split(",") if args.faults else [] if args.clean else fault_names()
+    until_s = time.monotonic() + args.minutes * 60
     for seed in range(args.first_seed, args.first_seed + args.seeds):
-        for name in args.faults.split(",") if args.faults else fault_names() if not args.clean else []:
-            try:
-                pair = measure_pair(FAULTS[name], args.model, args.engine, seed)
-            except Impossible as error:
-                pair = {"fault": name, "model": args.model.name, "engine": args.engine, "impossible": str(error)}
-            _append(args.pairs, pair)
-    for number in range(args.clean):
-        clean = measure_clean(args.model, args.engine)
-        _append(args.pairs, {"model": args.model.name, "engine": args.engine, "seed": number, "clean": clean})
+        for block in blocks_of([FAULTS[name] for name in names], seed):
+            if time.monotonic() < until_s:
+                _append(args.runs, measure_block(block, workload, seed))
+    for _ in range(args.clean):
+        if time.monotonic() < until_s:
+            _append(args.runs, {**workload.facts(), "clean": measure_clean(workload)})
     return 0
 
 
@@ -54,15 +53,18 @@ def _arguments() -> argparse.Namespace:
     )
     actions = parser.add_subparsers(dest="action", required=True)
     measure = actions.add_parser("measure")
-    measure.add_argument("pairs", type=Path)
+    measure.add_argument("runs", type=Path)
     measure.add_argument("--model", type=Path, required=True, help="a model directory")
     measure.add_argument("--engine", choices=("hf", "vllm"), default="hf")
     measure.add_argument("--faults", help="names from python -m tools.faults --list  [all that are tested]")
     measure.add_argument("--seeds", type=int, default=1)
     measure.add_argument("--first-seed", type=int, default=0)
+    measure.add_argument("--requests", type=int, default=5)
+    measure.add_argument("--prompt-tokens", type=int, default=128)
+    measure.add_argument("--minutes", type=float, default=1e9, help="begin nothing after so many minutes")
     measure.add_argument("--clean", type=int, default=0, help="so many clean runs by themselves")
     table = actions.add_parser("table")
-    table.add_argument("pairs", type=Path)
+    table.add_argument("runs", type=Path)
     table.add_argument("-o", "--output", type=Path)
     return parser.parse_args()
 

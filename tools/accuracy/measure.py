@@ -1,50 +1,85 @@
-"""Record pairs of a clean and an injected run, and keep of each what the comparison needs, a line of JSON a pair."""
+"""Record clean runs and injected ones side by side, and keep of each what the comparison needs."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tools.faults.__main__ import run
-from tools.faults.base import Fault, Setting
+from tools.faults.base import Fault, Impossible, Setting
 from tools.faults.catalogue import FAULTS
 from tools.faults.undo import Undo
 
 # Options without which a fault cannot be seen, for both runs of its pair.
 _OPTIONS = {"malloc_delay": ("--malloc", "slow"), "arena_contention": ("--malloc", "slow")}
 
-_PATIENCE_S, _LOOK_S, _QUIET_SHARE = 60, 2, 0.05
+_PATIENCE_S, _LOOK_S, _QUIET_SHARE = 20, 1, 0.05
+_BLOCK = 3  # faults that share a clean run
 
 
-def measure_pair(fault: Fault, model: Path, engine: str, seed: int) -> dict[str, Any]:
-    """Record a clean and an injected run, in an order that the seed decides.
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What both kinds of run do."""
 
-    Raises:
-        Impossible: the fault cannot be injected here.
-    """
-    options = _OPTIONS.get(fault.name, ())
-    pair: dict[str, Any] = {"fault": fault.name, "model": model.name, "engine": engine, "seed": seed}
-    for name in ("clean", "injected") if seed % 2 == 0 else ("injected", "clean"):
-        warm(model)
-        wait_until_quiet()
-        if name == "clean":
-            pair[name] = measure_clean(model, engine, options)
-        else:
-            with fault.injected(model) as setting:
-                pair[name] = _record(model, engine, options, setting)
-    return pair
+    model: Path
+    engine: str = "hf"
+    n_requests: int = 5
+    n_prompt_tokens: int = 128
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the lines of a measurement say of it."""
+        return {"engine": self.engine, "model": self.model.name}
+
+
+def measure_block(faults: Sequence[Fault], workload: Workload, seed: int) -> dict[str, Any]:
+    """Record a clean run and one with each of a few faults, in an order that the seed decides."""
+    block: dict[str, Any] = {**workload.facts(), "seed": seed, "injected": {}, "impossible": {}}
+    options = _OPTIONS.get(faults[0].name, ())
+    runs: list[Fault | None] = [None, *faults]
+    random.Random(seed).shuffle(runs)
+    for fault in runs:
+        if fault is None:
+            block["clean"] = measure_clean(workload, options)
+            continue
+        prepare(workload)
+        try:
+            with fault.injected(workload.model) as setting:
+                block["injected"][fault.name] = _record(workload, options, setting)
+        except Impossible as error:
+            block["impossible"][fault.name] = str(error)
+    return block
+
+
+def blocks_of(faults: Sequence[Fault], seed: int) -> list[list[Fault]]:
+    """Divide faults into blocks that one clean run serves: few, of the same options."""
+    shuffled = random.Random(seed).sample(list(faults), len(faults))
+    blocks = []
+    for options in dict.fromkeys(_OPTIONS.get(fault.name, ()) for fault in shuffled):
+        alike = [fault for fault in shuffled if _OPTIONS.get(fault.name, ()) == options]
+        blocks += [alike[at : at + _BLOCK] for at in range(0, len(alike), _BLOCK)]
+    return blocks
+
+
+def prepare(workload: Workload) -> None:
+    """Read the model's files into the page cache, and wait until nothing else uses the CPUs, a while at most."""
+    for path in workload.model.glob("*"):
+        if path.is_file():
+            path.read_bytes()
+    wait_until_quiet()
 
 
 def wait_until_quiet() -> None:
-    """Wait until nothing else uses the CPUs, a minute at most."""
+    """Wait until nothing else uses the CPUs, a while at most."""
     until_s = time.monotonic() + _PATIENCE_S
     while time.monotonic() < until_s:
         busy_s = _busy_s()
@@ -53,26 +88,19 @@ def wait_until_quiet() -> None:
             break
 
 
-def measure_clean(model: Path, engine: str, options: Sequence[str] = ()) -> dict[str, Any]:
+def measure_clean(workload: Workload, options: Sequence[str] = ()) -> dict[str, Any]:
     """Record a clean run."""
-    warm(model)
-    wait_until_quiet()
+    prepare(workload)
     with Undo() as undo:
-        return _record(model, engine, options, Setting(undo, model))
+        return _record(workload, options, Setting(undo, workload.model))
 
 
-def warm(model: Path) -> None:
-    """Read the model's files into the page cache."""
-    for path in model.glob("*"):
-        if path.is_file():
-            path.read_bytes()
-
-
-def _record(model: Path, engine: str, options: Sequence[str], setting: Setting) -> dict[str, Any]:
+def _record(workload: Workload, options: Sequence[str], setting: Setting) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="slmtrace-accuracy-") as scratch:
         capture, log = Path(scratch) / "capture", Path(scratch) / "log"
-        command = [sys.executable, "-m", "slmtrace", "run", "--engine", engine, "--model", str(model)]
-        command += ["--requests", "5", *options, "-o", str(capture)]
+        command = [sys.executable, "-m", "slmtrace", "run", "--engine", workload.engine]
+        command += ["--model", str(workload.model), "--requests", str(workload.n_requests)]
+        command += ["--prompt-tokens", str(workload.n_prompt_tokens), *options, "-o", str(capture)]
         busy_before, own_before = _busy_s(), _own_s()
         done = run(command, setting, log)
         others_s = (_busy_s() - busy_before) - (_own_s() - own_before)

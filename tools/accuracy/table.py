@@ -16,7 +16,7 @@ from .measure import median
 
 # A change below this share of the clean total is not worth a verdict.
 _MIN_CHANGE = 0.10
-# Where others took more than this of the clean run's CPU time, the pair says nothing.
+# Where others took more than this of a run's CPU time, it says nothing of a fault.
 _MOST_OTHERS = 0.10
 _HEADER = (
     "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "first finding", "named",
@@ -25,19 +25,20 @@ Line = dict[str, Any]
 
 
 def render_table(lines: Sequence[Line]) -> str:
-    """Render the pairs of a run as Markdown."""
-    pairs = [line for line in lines if "injected" in line and _is_whole(line)]
-    disturbed = [line for line in pairs if _others_share(line["clean"]) > _MOST_OTHERS]
+    """Render what was measured as Markdown."""
+    all_pairs = [pair for line in lines for pair in _pairs(line)]
+    pairs = [pair for pair in all_pairs if _is_whole(pair)]
+    disturbed = [line for line in pairs if _is_disturbed(line)]
     kept = [line for line in pairs if line not in disturbed]
     rows = [row for key in _keys(kept) if (row := _row([line for line in kept if _key(line) == key]))]
-    failed = [line for line in lines if "injected" in line and not _is_whole(line)]
+    failed = [pair for pair in all_pairs if not _is_whole(pair)]
     text = ["# Accuracy of the verdicts", "", *_facts(), "", *_table(rows), "", *_totals(rows), ""]
     text += [_clean_line(lines), ""]
     text += [
-        f"{len(disturbed)} pairs were left out because others took more than 10 % of the CPU time of their clean run."
+        f"{len(disturbed)} pairs were left out because others took more than 10 % of the CPU time of one of their runs."
     ]
     text += [f"`{line['fault']}` on {line['model']} failed to run {_why(line)}." for line in failed]
-    impossible = {line["fault"]: line["impossible"] for line in lines if "impossible" in line}
+    impossible = {fault: why for line in lines for fault, why in line.get("impossible", {}).items()}
     text += [f"`{fault}` could not be injected here: {reason}." for fault, reason in impossible.items()]
     return "\n".join(text) + "\n"
 
@@ -154,7 +155,7 @@ def _facts() -> list[str]:
     return [
         f"Commit {commit.stdout.strip() or 'unknown'}, Linux {platform.release()}, {os.cpu_count()} CPUs, "
         f"{memory_gib:.0f} GiB. Written by `python -m tools.accuracy`; each pair is a clean and an injected run of the "
-        "same command, side by side in time. *Change* is the median change of the window's total, *of expected causes* "
+        "same command, minutes apart. *Change* is the median change of the window's total, *of expected causes* "
         "the part of it that the causes account for which the injector declares, *error* the median difference between "
         "the two as a share of the change, over the pairs that changed the total by more than 10 %."
     ]
@@ -168,10 +169,20 @@ def _interval(k: int, n: int) -> str:
     return f"{100 * low:.0f} to {100 * high:.0f} %"
 
 
+def _is_disturbed(pair: Line) -> bool:
+    runs = [pair["clean"]] if FAULTS[pair["fault"]].is_beside else [pair["clean"], pair["injected"]]
+    return any(_others_share(run) > _MOST_OTHERS for run in runs)
+
+
 def _others_share(run: Line) -> float:
     seconds = sum(window["total_ns"] for window in run["windows"].values()) / 1e9
     share: float = run["others_s"] / max(seconds * (os.cpu_count() or 1), 1e-9)
     return share
+
+
+def _pairs(line: Line) -> list[Line]:
+    """Return a pair for each injected run of a block: it, and the clean run of the block."""
+    return [{**line, "fault": fault, "injected": run} for fault, run in line.get("injected", {}).items()]
 
 
 def _is_whole(line: Line) -> bool:

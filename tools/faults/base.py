@@ -48,6 +48,7 @@ class Fault:
     findings: tuple[str, ...]
     windows: tuple[str, ...] = ("load",)
     is_tested: bool = True  # on a machine that has what it needs
+    is_beside: bool = False  # it uses CPUs outside the command
 
     @contextmanager
     def injected(self, model: Path | None = None) -> Iterator[Setting]:

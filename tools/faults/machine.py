@@ -192,7 +192,15 @@ FAULTS = (
         "thp_compaction", "huge pages always, free memory in pieces", _compaction, ("compaction",), ("thp_compaction",)
     ),
     Fault("fragmentation", "free memory in pieces, huge pages on request (does no harm)", _fragmentation_alone, (), ()),
-    Fault("cpu_hog", "busy processes on every CPU", _hog_cpus, ("run_queue",), ("cpu_contention",), ("load", "ttft")),
+    Fault(
+        "cpu_hog",
+        "busy processes on every CPU",
+        _hog_cpus,
+        ("run_queue",),
+        ("cpu_contention",),
+        ("load", "ttft"),
+        is_beside=True,
+    ),
     Fault(
         "cpu_quota",
         "a cgroup's CPU quota",

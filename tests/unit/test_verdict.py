@@ -1,0 +1,137 @@
+"""How findings are weighed against one another, against the window and against noise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from slmtrace.model.report import Report
+from slmtrace.model.taxonomy import Cause, Stage, WindowKind
+from slmtrace.verdict.facts import DeviceUse, WindowFacts
+from slmtrace.verdict.judge import judge
+from tests.support.builders import MS, make_report
+from tests.support.verdicts import Scene, request
+
+LOAD = {(Stage.IMPORT, Cause.IMPORT): 5000}
+COLD = Scene(
+    {**LOAD, (Stage.WEIGHTS, Cause.MAJOR_FAULT): 2000},
+    size_bytes={Cause.MAJOR_FAULT: 512 << 20},
+    state={"page_cache": {"before": {"resident_fraction": 0.0}}},
+)
+
+
+def test_a_healthy_load_has_no_finding() -> None:
+    healthy = Scene(
+        {
+            **LOAD,
+            (Stage.WEIGHTS, Cause.ANON_FAULT): 600,
+            (Stage.WEIGHTS, Cause.RUN_QUEUE): 40,
+            (Stage.IMPORT, Cause.OPEN_STAT): 300,
+            (Stage.IMPORT, Cause.BLOCK_IO_WAIT): 60,
+            (Stage.PROCESS_START, Cause.PYTHON): 300,
+        },
+        size_bytes={Cause.BLOCK_IO_WAIT: 8 << 20},
+    )
+
+    assert healthy.findings() == []
+
+
+def test_a_first_request_that_is_all_compute_has_no_finding() -> None:
+    assert Scene({(Stage.PREFILL, Cause.CPU_KERNEL): 3000}, WindowKind.TTFT).findings() == []
+
+
+def test_no_time_is_claimed_twice() -> None:
+    device = DeviceUse(n_reads=512, size_bytes=512 << 20, busy_ns=300 * MS, latency_ns=MS)
+    held = replace(COLD, facts=WindowFacts(device=device))
+
+    findings = held.findings()
+
+    assert [finding.id for finding in findings] == ["io_throttled"]
+    assert sum(finding.excess_ns for finding in findings) <= 2000 * MS
+
+
+def test_findings_are_ranked_by_what_they_cost() -> None:
+    both = replace(COLD, times_ms={**COLD.times_ms, (Stage.WEIGHTS, Cause.COMPACTION): 3000})
+
+    assert [finding.id for finding in both.findings()] == ["thp_compaction", "cold_weights"]
+
+
+def test_what_is_less_than_a_twentieth_of_the_window_is_no_finding() -> None:
+    small = replace(COLD, times_ms={**LOAD, (Stage.WEIGHTS, Cause.MAJOR_FAULT): 200})
+
+    assert small.findings() == []
+
+
+def test_a_short_wait_in_a_short_request_is_no_finding() -> None:
+    short = Scene({(Stage.PREFILL, Cause.CPU_KERNEL): 8, (Stage.PREFILL, Cause.RUN_QUEUE): 1}, WindowKind.TTFT)
+
+    assert short.findings() == []
+
+
+def test_a_source_that_lost_records_lowers_the_confidence() -> None:
+    lossy = replace(COLD, ledger=({"source": "ebpf", "seen": 1000, "lost": {"ring_full": 100}},))
+
+    assert [finding.confidence for finding in COLD.findings()] == ["high"]
+    assert [finding.confidence for finding in lossy.findings()] == ["medium"]
+
+
+def test_a_few_lost_records_of_many_do_not() -> None:
+    lossy = replace(COLD, ledger=({"source": "ebpf", "seen": 100_000, "lost": {"ring_full": 10}},))
+
+    assert [finding.confidence for finding in lossy.findings()] == ["high"]
+
+
+def test_a_request_whose_work_stands_out_of_its_neighbours_is_found() -> None:
+    windows = [request({(Stage.PREFILL, Cause.CPU_KERNEL): ms}, index) for index, ms in enumerate([90, 50, 51, 50, 90])]
+
+    judged = judge(windows, [WindowFacts()] * 5, {})
+
+    assert [[finding.id for finding in window.findings] for window in judged] == [[], [], [], [], ["odd_request"]]
+    assert judged[4].findings[0].excess_ns == 40 * MS
+
+
+def test_requests_that_differ_by_their_nature_are_no_finding() -> None:
+    lengths_ms = [90, 50, 70, 95, 60, 40, 85]
+    windows = [request({(Stage.PREFILL, Cause.CPU_KERNEL): ms}, index) for index, ms in enumerate(lengths_ms)]
+
+    judged = judge(windows, [WindowFacts()] * 7, {})
+
+    assert [window.findings for window in judged] == [[]] * 7
+
+
+def test_kernels_slower_than_in_other_requests_on_a_gpu_in_use_are_found() -> None:
+    state = {"gpu": {"before": {"gpus": [{"memory_used_bytes": 30 << 30}]}}}
+    windows = [request({(Stage.PREFILL, Cause.GPU_KERNEL): ms}, index) for index, ms in enumerate([90, 50, 51, 50, 90])]
+
+    judged = judge(windows, [WindowFacts()] * 5, state)
+
+    assert [finding.id for finding in judged[4].findings] == ["gpu_shared"]
+
+
+def test_a_measured_device_gives_a_floor_to_its_reads() -> None:
+    measured = replace(COLD, state={**COLD.state, "floors": {"disk_bytes_per_second": (512 << 20) * 2}})
+
+    floor = measured.judged().floors[0]
+
+    assert (floor.name, floor.floor_ns, floor.actual_ns) == ("reads from the device", 500 * MS, 2000 * MS)
+
+
+def test_without_a_measurement_there_is_no_floor_of_the_device() -> None:
+    assert COLD.judged().floors == []
+
+
+def test_faults_have_the_run_itself_for_a_floor() -> None:
+    faults = Scene({**LOAD, (Stage.WEIGHTS, Cause.ANON_FAULT): 600}, facts=WindowFacts(fault_ns=400_000))
+
+    floor = faults.judged().floors[0]
+
+    assert (floor.name, floor.floor_ns, floor.actual_ns) == ("faults on fresh memory", 400_000, 600 * MS)
+
+
+def test_findings_and_floors_survive_the_way_through_json() -> None:
+    measured = replace(COLD, state={**COLD.state, "floors": {"disk_bytes_per_second": 1e9}})
+    report = make_report([measured.judged()])
+
+    again = Report.from_json(report.to_json())
+
+    assert again.windows[0].findings == report.windows[0].findings != []
+    assert again.windows[0].floors == report.windows[0].floors != []

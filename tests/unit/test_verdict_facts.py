@@ -1,0 +1,119 @@
+"""What is gathered from a trace beside the windows' sums."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slmtrace.capture.layout import FoldClass
+from slmtrace.model.events import NO_EVENT, EventKind
+from slmtrace.model.report import WindowReport
+from slmtrace.model.taxonomy import Cause, Stage, WindowKind
+from slmtrace.model.trace import CounterSeries
+from slmtrace.model.tracks import TrackKind
+from slmtrace.verdict.facts import gather
+from tests.support.builders import MS, T0_NS, Piece, TraceBuilder, make_segments, make_window
+
+SITE = "/venv/lib/python3.11/site-packages/"
+
+
+def window_of(*pieces: Piece) -> WindowReport:
+    return make_window(WindowKind.LOAD, 0, make_segments(T0_NS, list(pieces)))
+
+
+def test_a_counter_grows_from_its_last_reading_before_the_window_to_its_first_after_it() -> None:
+    builder = TraceBuilder()
+    builder.thread(1, 1)
+    ts_ns = np.array([-50, -10, 30, 110, 210], np.int64) * MS + T0_NS
+    builder.counters.append(CounterSeries("cgroup throttled", "us", ts_ns, np.array([0, 5, 20, 70, 500], np.int64)))
+
+    facts = gather(builder.build(), [window_of((100 * MS, Stage.WEIGHTS, Cause.PYTHON, 0, NO_EVENT))])
+
+    assert facts[0].grown == {"cgroup throttled": 65}
+
+
+def test_reads_that_overlap_keep_the_device_busy_once() -> None:
+    builder = TraceBuilder()
+    disk = builder.tracks.other(TrackKind.BLOCK_DEVICE, 0, 8)
+    for start_ms, dur_ms, name in ((0, 20, "read"), (10, 20, "read"), (60, 10, "read"), (30, 60, "write")):
+        builder.event(EventKind.BLOCK_IO, disk, T0_NS + start_ms * MS, dur_ms * MS, name, size_bytes=1 << 20)
+
+    device = gather(builder.build(), [window_of((100 * MS, Stage.WEIGHTS, Cause.MAJOR_FAULT, 0, NO_EVENT))])[0].device
+
+    assert (device.n_reads, device.size_bytes, device.busy_ns, device.latency_ns) == (3, 3 << 20, 40 * MS, 20 * MS)
+
+
+def _crowd(n_threads: int, n_cpus: int) -> int:
+    """Return the wait that threads of the tree caused, where so many take turns on so many CPUs."""
+    builder = TraceBuilder()
+    waiting = builder.thread(1, 1)
+    for cpu in range(n_cpus):
+        builder.run(waiting, T0_NS - (cpu + 2) * MS, T0_NS - (cpu + 1) * MS, cpu=cpu)
+    for number in range(n_threads - 1):
+        other = builder.thread(2 + number, 1)
+        builder.run(other, T0_NS, T0_NS + 40 * MS, cpu=number % n_cpus)
+    builder.run(waiting, T0_NS + 40 * MS, T0_NS + 50 * MS, cpu=0)
+    trace = builder.build()
+    pieces: list[Piece] = [
+        (40 * MS, Stage.PREFILL, Cause.RUN_QUEUE, waiting, NO_EVENT),
+        (10 * MS, Stage.PREFILL, Cause.CPU_KERNEL, waiting, NO_EVENT),
+    ]
+    return gather(trace, [window_of(*pieces)])[0].own_queue_ns
+
+
+def test_more_threads_than_cpus_hold_each_other_up() -> None:
+    assert _crowd(n_threads=3, n_cpus=2) == 40 * MS
+
+
+def test_as_many_threads_as_cpus_are_held_up_by_others() -> None:
+    assert _crowd(n_threads=2, n_cpus=2) == 0
+
+
+def test_the_fastest_tenth_of_faults_is_what_a_fault_costs() -> None:
+    builder = TraceBuilder()
+    thread = builder.thread(1, 1)
+    for number, cost_ns in enumerate([1_000] * 3 + [9_000] * 17):
+        builder.event(
+            EventKind.FOLD, thread, T0_NS + number * MS, MS, flags=FoldClass.ANON_FAULT, count=10, work_ns=10 * cost_ns
+        )
+
+    facts = gather(builder.build(), [window_of((100 * MS, Stage.WEIGHTS, Cause.ANON_FAULT, thread, 0))])
+
+    assert facts[0].fault_ns == 1_000
+
+
+def test_the_tokens_of_a_window_are_those_of_its_own_tokenizer_calls() -> None:
+    builder = TraceBuilder()
+    thread = builder.thread(1, 1)
+    for start_ms, n_tokens in ((-20, 7), (10, 128)):
+        builder.event(
+            EventKind.RANGE,
+            thread,
+            T0_NS + start_ms * MS,
+            MS,
+            "tokenizer",
+            stage=Stage.TOKENIZE,
+            size_bytes=n_tokens,
+        )
+
+    facts = gather(builder.build(), [window_of((100 * MS, Stage.TOKENIZE, Cause.TOKENIZE, thread, NO_EVENT))])
+
+    assert facts[0].n_tokens == 128
+
+
+def test_a_module_whose_source_was_read_counts_as_compiled_and_its_neighbour_does_not() -> None:
+    builder = TraceBuilder()
+    thread = builder.thread(1, 1)
+    builder.event(EventKind.SYSCALL, thread, T0_NS + MS, MS, "read", file=SITE + "torch/nn/__init__.py")
+    builder.event(EventKind.SYSCALL, thread, T0_NS + 50 * MS, MS, "read", file=SITE + "__pycache__/six.cpython-311.pyc")
+    builder.event(EventKind.IMPORT, thread, T0_NS, 40 * MS, "torch.nn")
+    builder.event(EventKind.IMPORT, thread, T0_NS + 40 * MS, 60 * MS, "six")
+    trace = builder.build()
+    rows = {trace.strings[int(name)]: row for row, name in enumerate(trace.events.name)}
+    pieces: list[Piece] = [
+        (40 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["torch.nn"]),
+        (60 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["six"]),
+    ]
+
+    facts = gather(trace, [window_of(*pieces)])[0]
+
+    assert (facts.compiled_ns, facts.n_compiled) == (40 * MS, 1)
