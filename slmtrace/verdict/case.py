@@ -9,11 +9,36 @@ from typing import Any
 
 import numpy as np
 
+from ..model.events import Ints
 from ..model.report import CauseShare, WindowReport
 from ..model.taxonomy import Cause, Stage, WindowKind
 from .facts import WindowFacts
 
+_MIN_OTHERS = 3  # requests, before a median says anything
 _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """The requests after the first: what each cause took in each of them."""
+
+    row_by_index: Mapping[int, int] = field(default_factory=dict)  # by the window's index
+    ns_by_cause: Mapping[Cause, Ints] = field(default_factory=dict)
+
+    def ns(self, causes: Collection[Cause]) -> Ints:
+        """Return the time of these causes, by row."""
+        none = np.zeros(len(self.row_by_index), np.int64)
+        return sum((self.ns_by_cause[cause] for cause in causes if cause in self.ns_by_cause), none)
+
+
+def steady_requests(windows: Sequence[WindowReport]) -> Steady:
+    """Tabulate the requests after the first."""
+    chosen = [window for window in windows if window.kind is WindowKind.TTFT and window.index > 0]
+    ns_by_cause: dict[Cause, Ints] = {}
+    for row, window in enumerate(chosen):
+        for share in window.causes:
+            ns_by_cause.setdefault(share.cause, np.zeros(len(chosen), np.int64))[row] = share.ns
+    return Steady({window.index: row for row, window in enumerate(chosen)}, ns_by_cause)
 
 
 @dataclass(slots=True)
@@ -23,7 +48,7 @@ class Case:
     window: WindowReport
     facts: WindowFacts
     state: Mapping[str, Any]
-    steady: Sequence[WindowReport] = ()  # the requests after the first, this one among them
+    steady: Steady = field(default_factory=Steady)
     _left: dict[tuple[Stage, Cause], int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,19 +116,21 @@ class Case:
         value = self.known(*path, moment=moment)
         return float(value) if isinstance(value, int | float) else 0.0
 
+    @property
+    def is_steady(self) -> bool:
+        """Say whether it is a request after the first."""
+        return not self.is_load and self.window.index in self.steady.row_by_index
+
     def usual_ns(self, causes: Collection[Cause]) -> int:
         """Return the median time of these causes in the other steady requests; 0 for fewer than three."""
-        others = [_ns(window, causes) for window in self.steady if window is not self.window]
-        return int(np.median(others)) if len(others) >= 3 else 0
+        ns = self.steady.ns(causes)
+        others = np.delete(ns, self.steady.row_by_index[self.window.index]) if self.is_steady else ns
+        return int(np.median(others)) if len(others) >= _MIN_OTHERS else 0
 
     def noise_ns(self, causes: Collection[Cause]) -> int:
         """Return how far the steady requests lie from their median in these causes: the median distance."""
-        values = [_ns(window, causes) for window in self.steady]
-        return int(np.median(np.abs(np.array(values) - np.median(values)))) if len(values) >= 3 else 0
-
-
-def _ns(window: WindowReport, causes: Collection[Cause]) -> int:
-    return sum(share.ns for share in window.causes if share.cause in causes)
+        ns = self.steady.ns(causes)
+        return int(np.median(np.abs(ns - np.median(ns)))) if len(ns) >= _MIN_OTHERS else 0
 
 
 def _by_stage_and_cause(window: WindowReport) -> dict[tuple[Stage, Cause], int]:

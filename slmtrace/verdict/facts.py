@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..capture.layout import FoldClass
-from ..model.events import NO_EVENT, EventKind, Ints
+from ..model.events import NO_EVENT, EventKind, Ints, SmallInts
 from ..model.report import WindowReport
+from ..model.sched import Sched
 from ..model.segments import Segments
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import CounterSeries, Trace
@@ -55,15 +56,16 @@ class WindowFacts:
 def gather(trace: Trace, windows: Sequence[WindowReport]) -> list[WindowFacts]:
     """Return the facts of each window."""
     fault_ns = _fault_cost_ns(trace)
-    return [_facts(trace, window, fault_ns) for window in windows]
+    cpus = _cpus(trace.sched)
+    return [_facts(trace, window, fault_ns, cpus) for window in windows]
 
 
-def _facts(trace: Trace, window: WindowReport, fault_ns: int) -> WindowFacts:
+def _facts(trace: Trace, window: WindowReport, fault_ns: int, cpus: Mapping[int, _Cpu]) -> WindowFacts:
     compiled_ns, n_compiled = _compiled(trace, window)
     return WindowFacts(
         grown=_growth(trace.counters, window),
         device=_device_use(trace, window),
-        own_queue_ns=_own_queue_ns(trace, window),
+        own_queue_ns=_own_queue_ns(trace, window, cpus),
         fault_ns=fault_ns,
         n_tokens=_n_tokens(trace, window),
         compiled_ns=compiled_ns,
@@ -107,23 +109,45 @@ def _covered_ns(start_ns: Ints, end_ns: Ints) -> int:
     return int(reach[0] - start[0] + np.maximum(reach[1:] - begin, 0).sum())
 
 
-def _own_queue_ns(trace: Trace, window: WindowReport) -> int:
+@dataclass(frozen=True, slots=True)
+class _Cpu:
+    """What the tree's threads ran on one CPU: disjoint, in order of time."""
+
+    start_ns: Ints
+    end_ns: Ints
+    track: SmallInts
+
+    def during(self, start_ns: int, end_ns: int) -> slice:
+        """Return the rows of the runs in a stretch of time."""
+        return slice(
+            int(np.searchsorted(self.end_ns, start_ns, side="right")), int(np.searchsorted(self.start_ns, end_ns))
+        )
+
+    def held_ns(self, start_ns: int, end_ns: int) -> int:
+        """Return how long a thread of the tree ran on it in a stretch of time."""
+        rows = self.during(start_ns, end_ns)
+        return int((np.minimum(self.end_ns[rows], end_ns) - np.maximum(self.start_ns[rows], start_ns)).sum())
+
+
+def _cpus(sched: Sched) -> dict[int, _Cpu]:
+    cpus = {}
+    for cpu in np.unique(sched.run_cpu).tolist():
+        rows = np.flatnonzero(sched.run_cpu == cpu)
+        rows = rows[np.argsort(sched.run_start_ns[rows], kind="stable")]
+        cpus[cpu] = _Cpu(sched.run_start_ns[rows], sched.run_end_ns[rows], sched.run_track[rows])
+    return cpus
+
+
+def _own_queue_ns(trace: Trace, window: WindowReport, cpus: Mapping[int, _Cpu]) -> int:
     """Return how long the path was runnable while threads of the tree, more than there are CPUs, held its CPU."""
     segments, sched = window.segments, trace.sched
-    if segments is None or sched.is_empty:
-        return 0
-    n_cpus = len(np.unique(sched.run_cpu))
     total_ns = 0
-    for track, start_ns, end_ns in _queued(segments):
+    for track, start_ns, end_ns in _queued(segments) if segments is not None and cpus else ():
         low, high = np.searchsorted(sched.run_track, [track, track + 1])
-        at = low + int(np.searchsorted(sched.run_start_ns[low:high], end_ns))
-        if at >= high:
-            continue
-        ran = (sched.run_end_ns > start_ns) & (sched.run_start_ns < end_ns)
-        if len(np.unique(sched.run_track[ran])) >= n_cpus:
-            held = ran & (sched.run_cpu == sched.run_cpu[at])
-            overlap = np.minimum(sched.run_end_ns[held], end_ns) - np.maximum(sched.run_start_ns[held], start_ns)
-            total_ns += int(overlap.sum())
+        next_run = low + int(np.searchsorted(sched.run_start_ns[low:high], end_ns))
+        others = {int(other) for cpu in cpus.values() for other in cpu.track[cpu.during(start_ns, end_ns)]} - {track}
+        if next_run < high and len(others) >= len(cpus):
+            total_ns += cpus[int(sched.run_cpu[next_run])].held_ns(start_ns, end_ns)
     return total_ns
 
 

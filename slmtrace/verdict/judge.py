@@ -8,7 +8,7 @@ from typing import Any
 
 from ..model.report import Finding, WindowReport
 from ..model.taxonomy import WindowKind
-from .case import Case
+from .case import Case, steady_requests
 from .facts import WindowFacts
 from .floors import floors
 from .rule import Claim, Rule
@@ -30,7 +30,7 @@ def judge(
     ledger: Sequence[Mapping[str, Any]] = (),
 ) -> list[WindowReport]:
     """Give each window its floors and its findings. Reads nothing but its arguments."""
-    steady = [window for window in windows if window.kind is WindowKind.TTFT and window.index > 0]
+    steady = steady_requests(windows)
     n_doubts = _n_doubts(ledger)
     judged = []
     for window, known in zip(windows, facts, strict=True):
@@ -55,8 +55,8 @@ def findings(case: Case, n_doubts: int = 0) -> list[Finding]:
 def is_worth_a_finding(rule: Rule, excess_ns: int, case: Case) -> bool:
     """Say whether an excess is large against its window and against the noise of the run."""
     least_ns = max(MIN_SHARE * case.total_ns, MIN_NS[case.window.kind])
-    if case.window in case.steady:
-        least_ns = max(least_ns, NOISE_FACTOR * case.noise_ns(rule.causes) if rule.is_work else 0)
+    if case.is_steady and rule.is_work:
+        least_ns = max(least_ns, NOISE_FACTOR * case.noise_ns(rule.causes))
     return excess_ns >= least_ns
 
 

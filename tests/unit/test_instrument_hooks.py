@@ -316,3 +316,27 @@ def test_request_ids_of_the_started_process_are_plain_and_of_its_children_carry_
     child = marks._prefix()
 
     assert (first, child) == ("", f"{os.getpid()}-")
+
+
+class _Tensor:
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def numel(self) -> int:
+        return self._n
+
+
+@pytest.mark.parametrize(
+    ("result", "n_tokens"),
+    [
+        ({"input_ids": _Tensor(128)}, 128),
+        ({"input_ids": [1, 2, 3]}, 3),
+        ({"input_ids": [[1, 2, 3], [4, 5]]}, 5),
+        ({"input_ids": []}, 0),
+        ([7, 8], 2),
+    ],
+)
+def test_the_size_of_a_tokenizer_call_is_its_tokens(result: object, n_tokens: int) -> None:
+    from slmtrace.instrument.hooks.hf import _n_tokens
+
+    assert _n_tokens(((), {}), result) == n_tokens

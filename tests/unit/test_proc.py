@@ -178,3 +178,31 @@ def wait_for_children(pid: int, n: int) -> None:
     deadline = time.monotonic() + 5
     while len(procfs._tree_by_scan(pid)) < n and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def test_throttling_of_the_cgroups_above_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaf = tmp_path / "kubepods" / "pod"
+    leaf.mkdir(parents=True)
+    (leaf / "cpu.stat").write_text("nr_throttled 2\nthrottled_usec 700\n")
+    (leaf.parent / "cpu.stat").write_text("nr_throttled 3\nthrottled_time 900000\n")  # version 1: ns
+    monkeypatch.setattr(procfs, "CGROUP_ROOT", tmp_path)
+
+    assert procfs.read_cpu_stat(leaf) == {"n_throttled": 5, "throttled_us": 1_600}
+
+
+def test_a_cgroup_that_counts_no_throttling_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu.stat").write_text("usage_usec 5\n")
+    monkeypatch.setattr(procfs, "CGROUP_ROOT", tmp_path)
+
+    assert procfs.read_cpu_stat(tmp_path) == {}
+
+
+def test_limits_of_memory_that_were_met_are_counted_in_both_versions(tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "memory.failcnt").write_text("41\n")
+    (tmp_path / "v2").mkdir()
+    (tmp_path / "v2" / "memory.events").write_text("high 7\nmax 0\n")
+
+    assert procfs.read_memory_events(tmp_path / "v1") == {"failcnt": 41}
+    assert procfs.read_memory_events(tmp_path / "v2") == {"high": 7, "max": 0}
+    assert procfs.read_memory_events(None) == {}

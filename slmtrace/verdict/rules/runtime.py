@@ -55,7 +55,7 @@ def _sources(case: Case) -> Claim | None:
 
 def _odd_request(case: Case) -> Claim | None:
     """A request whose own work took longer than the same work of its neighbours."""
-    if case.window not in case.steady:
+    if not case.is_steady:
         return None
     longest = max(_WORK, key=lambda cause: case.left((cause,)) - case.usual_ns((cause,)))
     usual_ns, took_ns = case.usual_ns((longest,)), case.left((longest,))
