@@ -18,7 +18,7 @@ from ..model.segments import Segments
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import CounterSeries, Trace
 
-_READ = "read"
+_READ, _WRITE = "read", "write"
 _MOST_WAITS = 500
 _DEEPEST = 10  # packages within packages
 # Labels of the ranges that turn text into tokens, whose size is what they made.
@@ -27,10 +27,11 @@ _TOKENIZERS = ("tokenizer",)
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """Reads of the block devices in a window, whoever asked for them."""
+    """Reads of the block devices in a window, and what was written meanwhile, whoever asked for it."""
 
     n_reads: int = 0
     size_bytes: int = 0
+    written_bytes: int = 0
     busy_ns: int = 0  # some read was in flight
     latency_ns: int = 0  # median of one read
 
@@ -87,18 +88,21 @@ def _growth(counters: Sequence[CounterSeries], window: WindowReport) -> dict[str
 
 def _device_use(trace: Trace, window: WindowReport) -> DeviceUse:
     events = trace.events
-    rows = np.flatnonzero(
-        (events.kind == EventKind.BLOCK_IO)
-        & (events.name == trace.strings.intern(_READ))
-        & (events.end_ns > window.start_ns)
-        & (events.start_ns < window.end_ns)
-    )
+    inside = (events.end_ns > window.start_ns) & (events.start_ns < window.end_ns)
+    inside &= events.kind == EventKind.BLOCK_IO
+    rows = np.flatnonzero(inside & (events.name == trace.strings.intern(_READ)))
+    written_bytes = int(events.size_bytes[inside & (events.name == trace.strings.intern(_WRITE))].sum())
     if not len(rows):
-        return DeviceUse()
+        return DeviceUse(written_bytes=written_bytes)
     start = np.maximum(events.start_ns[rows], window.start_ns)
     end = np.minimum(events.end_ns[rows], window.end_ns)
-    latency_ns = int(np.median(events.end_ns[rows] - events.start_ns[rows]))
-    return DeviceUse(len(rows), int(events.size_bytes[rows].sum()), _covered_ns(start, end), latency_ns)
+    return DeviceUse(
+        n_reads=len(rows),
+        size_bytes=int(events.size_bytes[rows].sum()),
+        written_bytes=written_bytes,
+        busy_ns=_covered_ns(start, end),
+        latency_ns=int(np.median(events.end_ns[rows] - events.start_ns[rows])),
+    )
 
 
 def _covered_ns(start_ns: Ints, end_ns: Ints) -> int:

@@ -142,3 +142,10 @@ def test_the_deep_tier_sees_the_waits_and_what_they_waited_for(deep: Analysed) -
     assert np.all(trace.events.flags[waits] == 7)
     assert 0 < causes.get(Cause.GPU_KERNEL, 0) + causes[Cause.D2H] < MS
     assert "cudaLaunchKernel" in names(window, Cause.LAUNCH, "functions")
+
+
+def test_the_verdict_names_first_uses_in_the_first_request_and_nothing_later(light: Analysed) -> None:
+    requests = [window for window in light[1].windows if window.label != "load"]
+
+    assert [[finding.id for finding in window.findings] for window in requests[:2]] == [["first_use_in_request"], []]
+    assert "cuLibraryLoadData" in requests[0].findings[0].evidence

@@ -71,6 +71,13 @@ PAIRS: dict[str, Pair] = {
         # Small reads, of files scattered over the disk: readahead is as it should be.
         Scene(load(C.MAJOR_FAULT, 9_500), size_bytes=READ, facts=WindowFacts(device=TINY), state={"storage": DISK}),
     ),
+    "shared_device": Pair(
+        Scene(
+            load(C.MAJOR_FAULT, 2000), size_bytes=READ, facts=WindowFacts(device=replace(BUSY, written_bytes=4 << 30))
+        ),
+        # What the device read is what the tree itself brought in.
+        Scene(load(C.MAJOR_FAULT, 2000), size_bytes=READ, facts=WindowFacts(device=BUSY)),
+    ),
     "slow_device": Pair(
         Scene(load(C.MAJOR_FAULT, 20_000), size_bytes=READ, facts=WindowFacts(device=SLOW)),
         replace(COLD, facts=WindowFacts(device=BUSY)),

@@ -15,6 +15,7 @@ _DEFAULT_READ_AHEAD_KB = 128
 # Reads of this size and more go at the rate of any device, whatever its latency.
 _LARGE_READ_BYTES = 64 << 10
 _MIN_BYTES = 16 << 20
+_MIN_OTHERS_BYTES = 64 << 20
 # A rate that every disk of the last ten years reaches on large reads.
 _SLOW_BYTES_PER_SECOND = 100e6
 # Looking for files takes a healthy load of Python programs some 5 % (the README's recordings).
@@ -88,6 +89,21 @@ def _slow_device(case: Case) -> Claim | None:
     )
 
 
+def _shared_device(case: Case) -> Claim | None:
+    """What went to and from the device beside what the tree brought into the page cache was for somebody else."""
+    device, own_bytes, waits_ns = case.facts.device, case.size_bytes(*DEVICE_WAITS), case.left(DEVICE_WAITS)
+    others_bytes = device.size_bytes + device.written_bytes - own_bytes
+    if not own_bytes or others_bytes < max(own_bytes, _MIN_OTHERS_BYTES):
+        return None
+    return Claim(
+        round(waits_ns * others_bytes / (others_bytes + own_bytes)),
+        f"waited {format_ns(waits_ns)} for {format_bytes(own_bytes)} while the devices moved "
+        f"{format_bytes(others_bytes)} for others",
+        "find who else uses the disk (iotop -o, pidstat -d 1), and give it a lower priority: ionice -c 3, or io.max",
+        confidence="medium",
+    )
+
+
 def _swapped(case: Case) -> Claim | None:
     n_pages = case.facts.grown.get("vmstat pswpin", 0)
     size_bytes = n_pages * _PAGE_BYTES
@@ -152,6 +168,7 @@ RULES = (
     Rule("network_weights", (*DEVICE_WAITS, Cause.EXTERNAL), _network, (Stage.WEIGHTS,)),
     Rule("io_throttled", DEVICE_WAITS, _throttled),
     Rule("small_readahead", DEVICE_WAITS, _readahead),
+    Rule("shared_device", DEVICE_WAITS, _shared_device),
     Rule("slow_device", DEVICE_WAITS, _slow_device),
     Rule("swapped_out", DEVICE_WAITS, _swapped),
     Rule("cold_weights", DEVICE_WAITS, _cold_weights, (Stage.WEIGHTS,)),
