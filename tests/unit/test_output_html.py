@@ -159,3 +159,13 @@ def test_the_command_prints_the_page_of_a_trace(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out.startswith("<!doctype html>")
     assert main(["diff", *[str(tmp_path / "a.pftrace")] * 2, "--format", "html"]) == 0
     assert "alike" in capsys.readouterr().out
+
+
+def test_a_finding_of_a_request_that_the_summary_leaves_out_stands_in_its_own_section() -> None:
+    _, report = sample_run()
+    finding = Finding("slow_x", Phase.STORAGE, Cause.MAJOR_FAULT, 1, "evidence 7", "remedy", 1, "high")
+    last = report.windows[-1]
+    html = render_html(replace(report, windows=[*report.windows[:-1], replace(last, findings=[finding])]))
+
+    assert html.count("slow_x") == 1
+    assert "evidence 7" in html

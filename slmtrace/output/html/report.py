@@ -40,14 +40,23 @@ def _head(report: Report) -> str:
 
 
 def _findings(report: Report) -> list[str]:
+    """Give the verdict of the windows that the summary shows; the sections of the others have their own."""
     return [
-        f'<div class="panel"><strong>{text(window.label)}: {format_ns(one.excess_ns)} too long, {text(one.id)}</strong>'
+        f'<div class="panel"><strong>{text(shown.label)}: {format_ns(one.excess_ns)} too long, {text(one.id)}</strong>'
         f" ({swatch(one.phase)}{one.phase.label}.{one.cause.label}, confidence {text(one.confidence)})"
         f"<p>{text(one.evidence)}</p><p>Try: {text(one.recommendation)},"
         f" saves about {format_ns(one.predicted_gain_ns)}</p></div>"
-        for window in report.windows
+        for shown in summary.shown_windows(report)
+        for one in shown.window.findings
+    ]
+
+
+def _findings_of(window: WindowReport) -> str:
+    rows = [
+        [text(one.id), format_ns(one.excess_ns), text(one.evidence), text(one.recommendation), text(one.confidence)]
         for one in window.findings
     ]
+    return table(["finding", "too long", "evidence", "try", "confidence"], rows, wide=["evidence", "try"])
 
 
 def _legend(report: Report) -> str:
@@ -79,6 +88,7 @@ def _window(window: WindowReport) -> str:
         f"<h2>{text(window.label)}: {format_ns(window.total_ns)}</h2>",
         f'<p class="soft">{text(window.note)}</p>' if window.note else "",
         phase_bar(window.phases),
+        _findings_of(window),
         f"<h3>Stages</h3>\n{_stages(window)}",
         f"<h3>The critical path over time</h3>\n{picture}" if picture else "",
         f"<h3>Causes</h3>\n{_causes(window)}",
