@@ -18,6 +18,8 @@ from ..model.segments import Segments
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import CounterSeries, Trace
 
+# What waits for a block device.
+DEVICE_WAITS = (Cause.BLOCK_IO_WAIT, Cause.MAJOR_FAULT, Cause.READAHEAD_WAIT)
 _READ, _WRITE = "read", "write"
 _MOST_WAITS = 500
 _DEEPEST = 10  # packages within packages
@@ -33,6 +35,7 @@ class DeviceUse:
     size_bytes: int = 0
     written_bytes: int = 0
     busy_ns: int = 0  # some read was in flight
+    idle_wait_ns: int = 0  # on path, waiting for a device, while no read was in flight on any
     latency_ns: int = 0  # median of one read
 
     @property
@@ -94,23 +97,45 @@ def _device_use(trace: Trace, window: WindowReport) -> DeviceUse:
     written_bytes = int(events.size_bytes[inside & (events.name == trace.strings.intern(_WRITE))].sum())
     if not len(rows):
         return DeviceUse(written_bytes=written_bytes)
-    start = np.maximum(events.start_ns[rows], window.start_ns)
-    end = np.minimum(events.end_ns[rows], window.end_ns)
+    in_flight = _union(events.start_ns[rows], events.end_ns[rows])
     return DeviceUse(
         n_reads=len(rows),
         size_bytes=int(events.size_bytes[rows].sum()),
         written_bytes=written_bytes,
-        busy_ns=_covered_ns(start, end),
+        busy_ns=int(_covered_ns(in_flight, np.array([window.start_ns]), np.array([window.end_ns])).sum()),
+        idle_wait_ns=_idle_wait_ns(in_flight, window.segments),
         latency_ns=int(np.median(events.end_ns[rows] - events.start_ns[rows])),
     )
 
 
-def _covered_ns(start_ns: Ints, end_ns: Ints) -> int:
-    """Return the length of the union of intervals."""
+def _idle_wait_ns(in_flight: tuple[Ints, Ints], segments: Segments | None) -> int:
+    if segments is None:
+        return 0
+    waits = np.isin(segments.cause, DEVICE_WAITS)
+    start_ns, end_ns = segments.start_ns[waits], segments.end_ns[waits]
+    return int((end_ns - start_ns - _covered_ns(in_flight, start_ns, end_ns)).sum())
+
+
+def _union(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
+    """Return the union of intervals as disjoint ones, in order."""
     order = np.argsort(start_ns, kind="stable")
     start, reach = start_ns[order], np.maximum.accumulate(end_ns[order])
-    begin = np.maximum(start[1:], reach[:-1])
-    return int(reach[0] - start[0] + np.maximum(reach[1:] - begin, 0).sum())
+    is_first = np.append(True, start[1:] > reach[:-1])
+    is_last = np.append(is_first[1:], True)
+    return start[is_first], reach[is_last]
+
+
+def _covered_ns(intervals: tuple[Ints, Ints], start_ns: Ints, end_ns: Ints) -> Ints:
+    """Return how much of each stretch disjoint intervals cover."""
+    begins, ends = intervals
+    before = np.concatenate([[0], np.cumsum(ends - begins)])
+
+    def covered_until(ts_ns: Ints) -> Ints:
+        row = np.maximum(np.searchsorted(begins, ts_ns, side="right") - 1, 0)
+        covered: Ints = before[row] + np.clip(ts_ns - begins[row], 0, (ends - begins)[row])
+        return covered
+
+    return covered_until(end_ns) - covered_until(start_ns)
 
 
 @dataclass(frozen=True, slots=True)

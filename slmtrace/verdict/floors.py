@@ -6,8 +6,8 @@ from ..model.report import Floor
 from ..model.taxonomy import Cause, Phase, Stage
 from ..units import format_bytes, format_count, format_ns, format_rate
 from .case import Case
+from .facts import DEVICE_WAITS
 
-DEVICE_WAITS = (Cause.BLOCK_IO_WAIT, Cause.MAJOR_FAULT, Cause.READAHEAD_WAIT)
 COPIES = (Cause.H2D_PAGEABLE, Cause.H2D_PINNED, Cause.STAGING_COPY)
 # Where nobody measured the tokenizer: a compiled one makes some 200,000 tokens a second on one core of a server.
 TOKENS_PER_SECOND = 100_000

@@ -40,7 +40,7 @@ def test_a_first_request_that_is_all_compute_has_no_finding() -> None:
 
 
 def test_no_time_is_claimed_twice() -> None:
-    device = DeviceUse(n_reads=512, size_bytes=512 << 20, busy_ns=300 * MS, latency_ns=MS)
+    device = DeviceUse(n_reads=512, size_bytes=512 << 20, busy_ns=300 * MS, idle_wait_ns=2000 * MS, latency_ns=MS)
     held = replace(COLD, facts=WindowFacts(device=device))
 
     findings = held.findings()

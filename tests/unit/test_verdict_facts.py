@@ -43,6 +43,23 @@ def test_reads_that_overlap_keep_the_device_busy_once() -> None:
     assert (device.busy_ns, device.latency_ns) == (40 * MS, 20 * MS)
 
 
+def test_a_wait_with_no_read_in_flight_is_told_from_one_for_the_device() -> None:
+    builder = TraceBuilder()
+    disk = builder.tracks.other(TrackKind.BLOCK_DEVICE, 0, 8)
+    for start_ms, dur_ms in ((15, 20), (20, 20), (80, 40)):
+        builder.event(EventKind.BLOCK_IO, disk, T0_NS + start_ms * MS, dur_ms * MS, "read", size_bytes=1 << 20)
+    pieces: list[Piece] = [
+        (10 * MS, Stage.WEIGHTS, Cause.PYTHON, 0, NO_EVENT),
+        (50 * MS, Stage.WEIGHTS, Cause.MAJOR_FAULT, 0, NO_EVENT),  # 10 to 60: something is in flight from 15 to 40
+        (30 * MS, Stage.WEIGHTS, Cause.PYTHON, 0, NO_EVENT),
+        (10 * MS, Stage.WEIGHTS, Cause.BLOCK_IO_WAIT, 0, NO_EVENT),  # 90 to 100: in flight throughout
+    ]
+
+    device = gather(builder.build(), [window_of(*pieces)])[0].device
+
+    assert device.idle_wait_ns == 25 * MS
+
+
 def _crowd(n_threads: int, n_cpus: int) -> int:
     """Return the wait that threads of the tree caused, where so many take turns on so many CPUs."""
     builder = TraceBuilder()

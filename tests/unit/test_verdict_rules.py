@@ -48,8 +48,8 @@ def answer(cause: Cause, ms: int, stage: Stage = S.PREFILL) -> Times:
 
 
 COLD = Scene(load(C.MAJOR_FAULT, 2000), size_bytes=READ, state={"page_cache": {"resident_fraction": 0.0}})
-HELD = DeviceUse(n_reads=512, size_bytes=512 * MIB, busy_ns=300 * MS, latency_ns=1 * MS)
-BUSY = replace(HELD, busy_ns=1900 * MS)
+HELD = DeviceUse(n_reads=512, size_bytes=512 * MIB, busy_ns=300 * MS, idle_wait_ns=1800 * MS, latency_ns=1 * MS)
+BUSY = replace(HELD, busy_ns=1900 * MS, idle_wait_ns=10 * MS)
 SLOW = DeviceUse(n_reads=512, size_bytes=512 * MIB, busy_ns=20_000 * MS, latency_ns=40 * MS)
 TINY = DeviceUse(n_reads=131_072, size_bytes=512 * MIB, busy_ns=9_000 * MS, latency_ns=70_000)
 QUOTA = WindowFacts(grown={"cgroup throttled": 900_000, "cgroup nr_throttled": 12})

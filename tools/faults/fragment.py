@@ -6,6 +6,7 @@ import mmap
 import os
 import sys
 import time
+from pathlib import Path
 
 _KEEP_EVERY = 8
 _CHUNK_BYTES = 256 << 20
@@ -15,6 +16,7 @@ _MADV_NOHUGEPAGE = 15  # asm-generic/mman-common.h
 def main(size_bytes: int) -> None:
     """Touch every page, give most of them back, and wait."""
     parent = os.getppid()
+    Path("/proc/self/oom_score_adj").write_text("1000")
     held = []
     for _ in range(size_bytes // _CHUNK_BYTES):
         chunk = mmap.mmap(-1, _CHUNK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

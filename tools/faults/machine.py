@@ -19,8 +19,8 @@ _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 _READ_BYTES_PER_SECOND = 60_000_000
 _CPU_PERIOD_US = 100_000
 _CPU_SHARE = 0.6
-# What must stay free while memory is cut into pieces: for everybody else on the machine.
-_SPARE_BYTES = 6 << 30
+# What stays whole while memory is cut into pieces; what holds the rest for a moment is the first to go if memory ends.
+_SPARE_BYTES = 1 << 30
 _HOGS_PER_CPU = 2
 
 
@@ -90,7 +90,7 @@ def _fragment(setting: Setting) -> None:
     assert holder.stdout is not None
     if holder.stdout.readline().strip() != b"ready":
         raise Impossible("memory could not be cut into pieces")
-    setting.changes.append(f"cut {format_bytes(available)} of free memory into pieces of 28 KiB")
+    setting.changes.append(f"cut {format_bytes(available)} of memory into pieces of 28 KiB")
 
 
 def _always_huge_pages(setting: Setting) -> None:

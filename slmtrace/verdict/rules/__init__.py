@@ -8,4 +8,11 @@ from __future__ import annotations
 from ..rule import Rule
 from . import allocator, device, runtime, scheduler, storage
 
-RULES: tuple[Rule, ...] = (*storage.RULES, *allocator.RULES, *device.RULES, *runtime.RULES, *scheduler.RULES)
+RULES: tuple[Rule, ...] = (
+    allocator.LIMIT,
+    *storage.RULES,
+    *allocator.RULES,
+    *device.RULES,
+    *runtime.RULES,
+    *scheduler.RULES,
+)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from ...model.taxonomy import Cause
 from ...units import format_bytes, format_count, format_ns
 from ..case import Case
-from ..floors import DEVICE_WAITS
+from ..facts import DEVICE_WAITS
 from ..rule import Claim, Rule
 
 _DEFRAG = "/sys/kernel/mm/transparent_hugepage/defrag"
 _ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 _JEMALLOC = "LD_PRELOAD=libjemalloc.so.2"
-_MIN_REFAULTS = 4096  # pages
+_PAGE_BYTES = 4096
 # A fault that gives 2 MiB replaces 512 that give 4 KiB; zeroing the memory stays (about half of what they cost).
 _HUGE_PAGE_GAIN = 0.5
 _USUAL_FAULTS = 0.1
@@ -41,8 +41,8 @@ def _memory_limit(case: Case) -> Claim | None:
     if not known or not (grown or case.count(Cause.RECLAIM)):
         return None
     reclaim_ns = case.left((Cause.RECLAIM,))
-    refaults = case.facts.grown.get("vmstat workingset_refault_file", 0)
-    again_ns = case.left(DEVICE_WAITS) if refaults >= _MIN_REFAULTS else 0
+    again_bytes = _PAGE_BYTES * case.facts.grown.get("vmstat workingset_refault_file", 0)
+    again_ns = round(case.left(DEVICE_WAITS) * min(1.0, again_bytes / max(case.size_bytes(*DEVICE_WAITS), 1)))
     again = f" and {format_ns(again_ns)} reading dropped pages again" if again_ns else ""
     return Claim(
         reclaim_ns + again_ns,
@@ -128,9 +128,11 @@ def _map_calls(case: Case) -> Claim | None:
     )
 
 
+# Asked before the rules of storage: what a limit drops from memory looks cold.
+LIMIT = Rule("memory_limit", (Cause.RECLAIM, *DEVICE_WAITS), _memory_limit)
+
 RULES = (
     Rule("thp_compaction", (Cause.COMPACTION,), _compaction),
-    Rule("memory_limit", (Cause.RECLAIM, *DEVICE_WAITS), _memory_limit),
     Rule("memory_short", (Cause.RECLAIM,), _reclaim),
     Rule("huge_pages_off", (Cause.ANON_FAULT,), _no_huge_pages, is_work=True),
     Rule("slow_faults", (Cause.ANON_FAULT,), _slow_faults, is_work=True),

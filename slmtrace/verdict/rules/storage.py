@@ -7,7 +7,8 @@ from typing import Any
 from ...model.taxonomy import Cause, Stage
 from ...units import format_bytes, format_count, format_ns, format_rate
 from ..case import Case
-from ..floors import DEVICE_WAITS, device_floor_ns
+from ..facts import DEVICE_WAITS
+from ..floors import device_floor_ns
 from ..rule import Claim, Rule
 
 # The default of Linux (VM_READAHEAD_PAGES): less was chosen by somebody.
@@ -38,15 +39,14 @@ def _network(case: Case) -> Claim | None:
 
 
 def _throttled(case: Case) -> Claim | None:
-    """A request that the block layer holds back has not been started: the task waits, and the device has time."""
+    """A request that the block layer holds back has not been started: the task waits, and nothing is in flight."""
     device, waits_ns = case.facts.device, case.left(DEVICE_WAITS)
-    if device.size_bytes < _MIN_BYTES or device.busy_ns > waits_ns / 2:
+    if device.size_bytes < _MIN_BYTES:
         return None
-    excess_ns = waits_ns - device.busy_ns
     return Claim(
-        excess_ns,
-        f"waited {format_ns(waits_ns)} for {format_bytes(device.size_bytes)} that kept the device busy for only "
-        f"{format_ns(device.busy_ns)}: the reads were held back before it",
+        device.idle_wait_ns,
+        f"waited {format_ns(waits_ns)} for {format_bytes(device.size_bytes)}, and for {format_ns(device.idle_wait_ns)} "
+        "of it no device had a read to do: the reads were held back before it",
         "lift the I/O limit of the cgroup: echo 'MAJOR:MINOR rbps=max riops=max' > io.max "
         "(version 1: echo 'MAJOR:MINOR 0' > blkio.throttle.read_bps_device)",
     )
