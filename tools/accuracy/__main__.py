@@ -4,7 +4,7 @@
     python -m tools.accuracy table runs.jsonl [-o traces/ACCURACY.md]
 
 `measure` appends to the file, so that it may be stopped and run again. It needs root for most faults, and a machine
-where nothing else runs: what others took of the CPUs is measured, and runs that they disturbed are not counted.
+where little else runs: what others took of the CPUs is measured and told.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tools.faults.catalogue import FAULTS
 
-from .measure import Workload, blocks_of, fault_names, measure_block, measure_clean
+from .measure import Workload, blocks_of, explain_again, fault_names, measure_block, measure_clean
 from .table import render_table
 
 
@@ -25,11 +25,14 @@ def main() -> int:
     """Measure or tabulate."""
     args = _arguments()
     if args.action == "table":
-        lines = [json.loads(line) for line in args.runs.read_text().splitlines()]
+        lines = [json.loads(line) for path in args.runs for line in path.read_text().splitlines()]
+        for line in lines if args.again else ():
+            for one in filter(None, (line.get("clean"), *line.get("injected", {}).values())):
+                explain_again(one)
         text = render_table(lines)
         (args.output.write_text if args.output else sys.stdout.write)(text)
         return 0
-    workload = Workload(args.model, args.engine, args.requests, args.prompt_tokens)
+    workload = Workload(args.model, args.engine, args.requests, args.prompt_tokens, args.keep)
     names = args.faults.split(",") if args.faults else [] if args.clean else fault_names()
     until_s = time.monotonic() + args.minutes * 60
     for seed in range(args.first_seed, args.first_seed + args.seeds):
@@ -61,10 +64,12 @@ def _arguments() -> argparse.Namespace:
     measure.add_argument("--first-seed", type=int, default=0)
     measure.add_argument("--requests", type=int, default=5)
     measure.add_argument("--prompt-tokens", type=int, default=128)
+    measure.add_argument("--keep", type=Path, help="keep the captures in this directory")
     measure.add_argument("--minutes", type=float, default=1e9, help="begin nothing after so many minutes")
     measure.add_argument("--clean", type=int, default=0, help="so many clean runs by themselves")
     table = actions.add_parser("table")
-    table.add_argument("runs", type=Path)
+    table.add_argument("runs", type=Path, nargs="+")
+    table.add_argument("--again", action="store_true", help="explain the captures that were kept by the present rules")
     table.add_argument("-o", "--output", type=Path)
     return parser.parse_args()
 

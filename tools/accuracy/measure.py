@@ -7,9 +7,11 @@ import os
 import random
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ class Workload:
     engine: str = "hf"
     n_requests: int = 5
     n_prompt_tokens: int = 128
+    keep: Path | None = None  # where captures stay, to be explained again
 
     def facts(self) -> dict[str, Any]:
         """Return what the lines of a measurement say of it."""
@@ -97,7 +100,7 @@ def measure_clean(workload: Workload, options: Sequence[str] = ()) -> dict[str, 
 
 def _record(workload: Workload, options: Sequence[str], setting: Setting) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="slmtrace-accuracy-") as scratch:
-        capture, log = Path(scratch) / "capture", Path(scratch) / "log"
+        capture, log = (workload.keep or Path(scratch)) / uuid.uuid4().hex, Path(scratch) / "log"
         command = [sys.executable, "-m", "slmtrace", "run", "--engine", workload.engine]
         command += ["--model", str(workload.model), "--requests", str(workload.n_requests)]
         command += ["--prompt-tokens", str(workload.n_prompt_tokens), *options, "-o", str(capture)]
@@ -107,7 +110,16 @@ def _record(workload: Workload, options: Sequence[str], setting: Setting) -> dic
         if done.returncode:
             return {"failed": log.read_text(errors="replace").strip().splitlines()[-1:]}
         report = json.loads((capture / "breakdown.json").read_text())
-    return {"others_s": round(max(others_s, 0.0), 3), "windows": _windows(report)}
+        made: dict[str, Any] = {"others_s": round(max(others_s, 0.0), 3), "windows": _windows(report)}
+        return {**made, "capture": str(capture)} if workload.keep else made
+
+
+def explain_again(run: dict[str, Any]) -> None:
+    """Put what the present rules say of a kept capture into its line."""
+    if "capture" in run:
+        command = [sys.executable, "-m", "slmtrace", "report", run["capture"], "--format", "json"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        run["windows"] = _windows(json.loads(done.stdout))
 
 
 def _windows(report: dict[str, Any]) -> dict[str, Any]:

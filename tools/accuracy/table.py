@@ -18,8 +18,10 @@ from .measure import median
 _MIN_CHANGE = 0.10
 # Where others took more than this of a run's CPU time, it says nothing of a fault.
 _MOST_OTHERS = 0.10
+_CONTENTION = ("cpu_contention", "too_many_threads")
 _HEADER = (
-    "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "first finding", "named",
+    "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "gain error", "first finding",
+    "named",
 )  # fmt: skip
 Line = dict[str, Any]
 
@@ -28,19 +30,25 @@ def render_table(lines: Sequence[Line]) -> str:
     """Render what was measured as Markdown."""
     all_pairs = [pair for line in lines for pair in _pairs(line)]
     pairs = [pair for pair in all_pairs if _is_whole(pair)]
-    disturbed = [line for line in pairs if _is_disturbed(line)]
-    kept = [line for line in pairs if line not in disturbed]
-    rows = [row for key in _keys(kept) if (row := _row([line for line in kept if _key(line) == key]))]
-    failed = [pair for pair in all_pairs if not _is_whole(pair)]
+    rows = [row for key in _keys(pairs) if (row := _row([pair for pair in pairs if _key(pair) == key]))]
     text = ["# Accuracy of the verdicts", "", *_facts(), "", *_table(rows), "", *_totals(rows), ""]
-    text += [_clean_line(lines), ""]
+    text += [_disturbance(pairs), "", _clean_line(lines), ""]
     text += [
-        f"{len(disturbed)} pairs were left out because others took more than 10 % of the CPU time of one of their runs."
+        f"`{pair['fault']}` on {pair['model']} failed to run: {_why(pair)}." for pair in all_pairs if pair not in pairs
     ]
-    text += [f"`{line['fault']}` on {line['model']} failed to run {_why(line)}." for line in failed]
     impossible = {fault: why for line in lines for fault, why in line.get("impossible", {}).items()}
     text += [f"`{fault}` could not be injected here: {reason}." for fault, reason in impossible.items()]
-    return "\n".join(text) + "\n"
+    return "\n".join(text).rstrip() + "\n"
+
+
+def _disturbance(pairs: Sequence[Line]) -> str:
+    shares = [_others_share(pair["clean"]) for pair in pairs]
+    return (
+        f"Others took {100 * median(shares):.0f} % of the CPU time of the clean runs in the median, and up to "
+        f"{100 * max(shares, default=0.0):.0f} %. Contention with them is no part of a fault that is not about CPUs: "
+        "there, the wait for a CPU is taken out of the totals, and `cpu_contention` is not counted as the first "
+        "finding of a run in which they took more than 10 %."
+    )
 
 
 class Row:
@@ -61,8 +69,20 @@ class Row:
     def first_findings(self) -> list[str]:
         """Return the first finding of each injected run that changed enough."""
         large = [n for n, change in enumerate(self.changes) if change > _MIN_CHANGE * self.clean_ns]
-        found = [self.pairs[n]["injected"]["windows"][self.window]["findings"] for n in large]
-        return [one[0]["id"] if one else "none" for one in found]
+        return [self._first_finding(self.pairs[n]["injected"]) for n in large]
+
+    def _first_finding(self, run: Line) -> str:
+        names = [finding["id"] for finding in run["windows"][self.window]["findings"]]
+        if not self.is_about_cpus and _others_share(run) > _MOST_OTHERS:
+            names = [name for name in names if name not in _CONTENTION]
+        return names[0] if names else "none"
+
+    def gain_errors(self) -> list[float]:
+        """Return by which share of each large change the gain misses it that its findings predict."""
+        found = [pair["injected"]["windows"][self.window]["findings"] for pair in self.pairs]
+        gains = [sum(one["predicted_gain_ns"] for one in each if one["id"] in self.fault.findings) for each in found]
+        both = zip(self.changes, gains, strict=True)
+        return [abs(gain - true) / true for true, gain in both if true > _MIN_CHANGE * self.clean_ns and gain]
 
     def n_named(self) -> int:
         """Return how often the first finding names the fault."""
@@ -86,12 +106,20 @@ class Row:
             f"{format_ns(round(median(self.changes)))} ({100 * self.share:+.0f} %)",
             format_ns(round(median(self.attributed))),
             f"{100 * median(self.errors()):.1f} %" if names else "-",
+            f"{100 * median(self.gain_errors()):.0f} %" if self.gain_errors() else "-",
             f"`{most}`" if names else "-",
             f"{self.n_named()}/{len(names)}" if names else "-",
         ]
 
+    @property
+    def is_about_cpus(self) -> bool:
+        """Say whether it is the fault's nature that threads wait for CPUs."""
+        return "run_queue" in self.fault.expects
+
     def _total(self, pair: Line, name: str) -> int:
-        return int(pair[name]["windows"][self.window]["total_ns"])
+        window = pair[name]["windows"][self.window]
+        waits_ns = 0 if self.is_about_cpus else window["causes"].get("run_queue", 0)
+        return int(window["total_ns"]) - int(waits_ns)
 
     def _expected(self, pair: Line, name: str) -> int:
         causes = pair[name]["windows"][self.window]["causes"]
@@ -132,17 +160,19 @@ def _totals(rows: Sequence[Row]) -> list[str]:
 def _clean_line(lines: Sequence[Line]) -> str:
     runs = [line["clean"] for line in lines if "windows" in line.get("clean", {})]
     quiet = [run for run in runs if _others_share(run) <= _MOST_OTHERS]
-    wrong = [
-        f"{finding['id']} ({window})"
-        for run in quiet
-        for window, found in run["windows"].items()
-        for finding in found["findings"]
+    found = [
+        (run, f"{finding['id']} ({name})")
+        for run in runs
+        for name, window in run["windows"].items()
+        for finding in window["findings"]
+        if run in quiet or finding["id"] not in _CONTENTION
     ]
-    n_runs = sum(any(found["findings"] for found in run["windows"].values()) for run in quiet)
+    wrong = [text for _, text in found]
+    n_runs = len({id(run) for run, _ in found})
     what = ", ".join(f"{wrong.count(name)} x {name}" for name in sorted(set(wrong)))
     return (
-        f"Of {len(quiet)} clean runs (beside {len(runs) - len(quiet)} that others disturbed), {n_runs} had a finding"
-        + (f": {what}." if what else ".")
+        f"Of {len(runs)} clean runs, in {len(runs) - len(quiet)} of which others took more than 10 % of the CPU time, "
+        f"{n_runs} had a finding beside the contention in those" + (f": {what}." if what else ".")
     )
 
 
@@ -157,7 +187,8 @@ def _facts() -> list[str]:
         f"{memory_gib:.0f} GiB. Written by `python -m tools.accuracy`; each pair is a clean and an injected run of the "
         "same command, minutes apart. *Change* is the median change of the window's total, *of expected causes* "
         "the part of it that the causes account for which the injector declares, *error* the median difference between "
-        "the two as a share of the change, over the pairs that changed the total by more than 10 %."
+        "the two as a share of the change, over the pairs that changed the total by more than 10 %; *gain error* is "
+        "the same for the gain that the findings predict, which removing the fault would bring."
     ]
 
 
@@ -167,11 +198,6 @@ def _interval(k: int, n: int) -> str:
     centre, spread = share + z * z / (2 * n), z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
     low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
     return f"{100 * low:.0f} to {100 * high:.0f} %"
-
-
-def _is_disturbed(pair: Line) -> bool:
-    runs = [pair["clean"]] if FAULTS[pair["fault"]].is_beside else [pair["clean"], pair["injected"]]
-    return any(_others_share(run) > _MOST_OTHERS for run in runs)
 
 
 def _others_share(run: Line) -> float:

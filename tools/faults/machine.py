@@ -199,7 +199,6 @@ FAULTS = (
         ("run_queue",),
         ("cpu_contention",),
         ("load", "ttft"),
-        is_beside=True,
     ),
     Fault(
         "cpu_quota",

@@ -82,9 +82,12 @@ def _hog_the_gil() -> None:
 def _storm_of_collections() -> None:
     live: list[list[int]] = []
 
+    def collect() -> None:
+        gc.collect()
+
     def install(module: ModuleType) -> None:
         live.extend([number] for number in range(_LIVE_OBJECTS))
-        _before_each_call(module.Linear, "forward", lambda: gc.collect() and None)
+        _before_each_call(module.Linear, "forward", collect)
 
     _after_import("torch.nn.modules.linear", install)
 
