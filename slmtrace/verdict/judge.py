@@ -54,7 +54,7 @@ def findings(case: Case, n_doubts: int = 0) -> list[Finding]:
 
 def is_worth_a_finding(rule: Rule, excess_ns: int, case: Case) -> bool:
     """Say whether an excess is large against its window and against the noise of the run."""
-    least_ns = max(MIN_SHARE * case.total_ns, MIN_NS[case.window.kind])
+    least_ns = max(MIN_SHARE * case.total_ns, MIN_NS[case.window.kind], rule.least_ns)
     if case.is_steady and rule.is_work:
         least_ns = max(least_ns, NOISE_FACTOR * case.noise_ns(rule.causes))
     return excess_ns >= least_ns

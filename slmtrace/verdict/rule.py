@@ -31,6 +31,7 @@ class Rule:
     causes: tuple[Cause, ...]
     weigh: Callable[[Case], Claim | None]
     stages: tuple[Stage, ...] = tuple(Stage)
+    least_ns: int = 0  # what comes and goes by the nature of its causes
     is_work: bool = False  # its causes are work that a healthy window has too: it must stand out of the noise as well
 
     def left(self, case: Case) -> int:

@@ -67,6 +67,16 @@ def test_a_short_wait_in_a_short_request_is_no_finding() -> None:
     assert short.findings() == []
 
 
+def test_one_time_slice_on_the_wrong_cpu_is_no_contention() -> None:
+    slice_ms, hog_ms = 4, 20
+    requests = [
+        Scene({(Stage.PREFILL, Cause.CPU_KERNEL): 40, (Stage.PREFILL, Cause.RUN_QUEUE): ms}, WindowKind.TTFT)
+        for ms in (slice_ms, hog_ms)
+    ]
+
+    assert [[finding.id for finding in one.findings()] for one in requests] == [[], ["cpu_contention"]]
+
+
 def test_a_source_that_lost_records_lowers_the_confidence() -> None:
     lossy = replace(COLD, ledger=({"source": "ebpf", "seen": 1000, "lost": {"ring_full": 100}},))
 

@@ -38,7 +38,8 @@ def main() -> int:
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for block in blocks_of([FAULTS[name] for name in names], seed):
             if time.monotonic() < until_s:
-                _append(args.runs, measure_block(block, workload, seed))
+                for line in measure_block(block, workload, seed):
+                    _append(args.runs, line)
     for _ in range(args.clean):
         if time.monotonic() < until_s:
             _append(args.runs, {**workload.facts(), "clean": measure_clean(workload)})

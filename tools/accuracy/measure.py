@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,23 +44,17 @@ class Workload:
         return {"engine": self.engine, "model": self.model.name}
 
 
-def measure_block(faults: Sequence[Fault], workload: Workload, seed: int) -> dict[str, Any]:
-    """Record a clean run and one with each of a few faults, in an order that the seed decides."""
-    block: dict[str, Any] = {**workload.facts(), "seed": seed, "injected": {}, "impossible": {}}
+def measure_block(faults: Sequence[Fault], workload: Workload, seed: int) -> Iterator[dict[str, Any]]:
+    """Record a clean run, then one with each of a few faults; yield a line for each pair as soon as it is whole."""
     options = _OPTIONS.get(faults[0].name, ())
-    runs: list[Fault | None] = [None, *faults]
-    random.Random(seed).shuffle(runs)
-    for fault in runs:
-        if fault is None:
-            block["clean"] = measure_clean(workload, options)
-            continue
+    line = {**workload.facts(), "seed": seed, "clean": measure_clean(workload, options)}
+    for fault in faults:
         prepare(workload)
         try:
             with fault.injected(workload.model) as setting:
-                block["injected"][fault.name] = _record(workload, options, setting)
+                yield {**line, "injected": {fault.name: _record(workload, options, setting)}}
         except Impossible as error:
-            block["impossible"][fault.name] = str(error)
-    return block
+            yield {**line, "impossible": {fault.name: str(error)}}
 
 
 def blocks_of(faults: Sequence[Fault], seed: int) -> list[list[Fault]]:

@@ -158,7 +158,9 @@ def _totals(rows: Sequence[Row]) -> list[str]:
 
 
 def _clean_line(lines: Sequence[Line]) -> str:
-    runs = [line["clean"] for line in lines if "windows" in line.get("clean", {})]
+    whole = [line["clean"] for line in lines if "windows" in line.get("clean", {})]
+    # A clean run stands in the line of each fault that it was compared with.
+    runs = [run for number, run in enumerate(whole) if run not in whole[:number]]
     quiet = [run for run in runs if _others_share(run) <= _MOST_OTHERS]
     found = [
         (run, f"{finding['id']} ({name})")

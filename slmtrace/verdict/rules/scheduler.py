@@ -13,6 +13,8 @@ _SLEEPS = ("clock_nanosleep", "nanosleep", "pause", "select", "pselect6")
 _NETWORK_CALLS = ("connect", "recvfrom", "recvmsg", "sendto", "poll", "ppoll")
 _COMPUTE = tuple(cause for cause in Cause if cause.phase is Phase.COMPUTE)
 _USUAL_SPAWN = 0.1
+# Two time slices of the scheduler (base_slice_ns, 2.8 to 4 ms): so long a thread waits that was put on the wrong CPU.
+_TWO_SLICES_NS = 8_000_000
 
 
 def _quota(case: Case) -> Claim | None:
@@ -147,8 +149,8 @@ RULES = (
     Rule("engine_queue", (Cause.ENGINE_QUEUE,), _queue),
     Rule("batch_interference", _COMPUTE, _batch),
     Rule("cpu_quota", (Cause.CPU_THROTTLED, Cause.RUN_QUEUE), _quota),
-    Rule("too_many_threads", (Cause.RUN_QUEUE,), _too_many_threads),
-    Rule("cpu_contention", (Cause.RUN_QUEUE,), _other_programs),
+    Rule("too_many_threads", (Cause.RUN_QUEUE,), _too_many_threads, least_ns=_TWO_SLICES_NS),
+    Rule("cpu_contention", (Cause.RUN_QUEUE,), _other_programs, least_ns=_TWO_SLICES_NS),
     Rule("gil_contention", (Cause.GIL_WAIT,), _gil),
     Rule("slow_messages", (Cause.IPC,), _messages),
     Rule("sleeping", (Cause.LOCK_WAIT,), _sleeping),
