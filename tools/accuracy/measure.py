@@ -98,13 +98,14 @@ def _record(workload: Workload, options: Sequence[str], setting: Setting) -> dic
         command = [sys.executable, "-m", "slmtrace", "run", "--engine", workload.engine]
         command += ["--model", str(workload.model), "--requests", str(workload.n_requests)]
         command += ["--prompt-tokens", str(workload.n_prompt_tokens), *options, "-o", str(capture)]
-        busy_before, own_before = _busy_s(), _own_s()
+        start_s, busy_before, own_before = time.monotonic(), _busy_s(), _own_s()
         done = run(command, setting, log)
-        others_s = (_busy_s() - busy_before) - (_own_s() - own_before)
+        cpus_s = (time.monotonic() - start_s) * (os.cpu_count() or 1)
+        others = ((_busy_s() - busy_before) - (_own_s() - own_before)) / cpus_s
         if done.returncode:
             return {"failed": log.read_text(errors="replace").strip().splitlines()[-1:]}
         report = json.loads((capture / "breakdown.json").read_text())
-        made: dict[str, Any] = {"others_s": round(max(others_s, 0.0), 3), "windows": _windows(report)}
+        made: dict[str, Any] = {"others_share": round(max(others, 0.0), 4), "windows": _windows(report)}
         return {**made, "capture": str(capture)} if workload.keep else made
 
 

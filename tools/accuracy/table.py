@@ -203,9 +203,8 @@ def _interval(k: int, n: int) -> str:
 
 
 def _others_share(run: Line) -> float:
-    seconds = sum(window["total_ns"] for window in run["windows"].values()) / 1e9
-    share: float = run["others_s"] / max(seconds * (os.cpu_count() or 1), 1e-9)
-    return share
+    """Return which part of the CPU time of a run others took."""
+    return float(run["others_share"])
 
 
 def _pairs(line: Line) -> list[Line]:
