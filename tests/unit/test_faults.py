@@ -131,6 +131,31 @@ def test_a_fault_that_turns_out_impossible_is_undone_too(tmp_path: Path) -> None
     assert file.read_text() == "before"
 
 
+def test_a_cure_is_done_after_the_fault_and_undone_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("before")
+
+    def inject(setting: Setting) -> None:
+        setting.undo.write_back(file)
+        file.write_text("broken")
+
+    def cure(setting: Setting) -> None:
+        file.write_text("cured")
+
+    with Fault("x", "", inject, (), (), cure=cure).injected(is_cured=True):
+        during = file.read_text()
+
+    assert (during, file.read_text()) == ("cured", "before")
+
+
+def test_a_fault_without_a_cure_says_so() -> None:
+    with (
+        pytest.raises(Impossible, match="no cure"),
+        Fault("x", "", lambda setting: None, (), ()).injected(is_cured=True),
+    ):
+        pass
+
+
 def test_every_fault_expects_causes_and_findings_that_exist() -> None:
     causes = {cause.label for cause in Cause}
     findings = {rule.id for rule in RULES}

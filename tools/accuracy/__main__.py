@@ -27,12 +27,14 @@ def main() -> int:
     if args.action == "table":
         lines = [json.loads(line) for path in args.runs for line in path.read_text().splitlines()]
         for line in lines if args.again else ():
-            for one in filter(None, (line.get("clean"), *line.get("injected", {}).values())):
+            for one in filter(
+                None, (line.get("clean"), *line.get("injected", {}).values(), *line.get("cured", {}).values())
+            ):
                 explain_again(one)
         text = render_table(lines)
         (args.output.write_text if args.output else sys.stdout.write)(text)
         return 0
-    workload = Workload(args.model, args.engine, args.requests, args.prompt_tokens, args.keep)
+    workload = Workload(args.model, args.engine, args.requests, args.prompt_tokens, args.keep, args.cures)
     names = args.faults.split(",") if args.faults else [] if args.clean else fault_names()
     until_s = time.monotonic() + args.minutes * 60
     for seed in range(args.first_seed, args.first_seed + args.seeds):
@@ -66,6 +68,7 @@ def _arguments() -> argparse.Namespace:
     measure.add_argument("--requests", type=int, default=5)
     measure.add_argument("--prompt-tokens", type=int, default=128)
     measure.add_argument("--keep", type=Path, help="keep the captures in this directory")
+    measure.add_argument("--cures", action="store_true", help="follow the recommendations too, and measure the gain")
     measure.add_argument("--minutes", type=float, default=1e9, help="begin nothing after so many minutes")
     measure.add_argument("--clean", type=int, default=0, help="so many clean runs by themselves")
     table = actions.add_parser("table")

@@ -26,7 +26,7 @@ from tools.faults.undo import Undo
 _OPTIONS = {"malloc_delay": ("--malloc", "slow"), "arena_contention": ("--malloc", "slow")}
 
 _PATIENCE_S, _LOOK_S, _QUIET_SHARE = 20, 1, 0.05
-_BLOCK = 3  # faults that share a clean run
+_BLOCK = 4  # faults that share a clean run
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Workload:
     n_requests: int = 5
     n_prompt_tokens: int = 128
     keep: Path | None = None  # where captures stay, to be explained again
+    has_cures: bool = False  # record each fault once more, with what its finding recommends
 
     def facts(self) -> dict[str, Any]:
         """Return what the lines of a measurement say of it."""
@@ -49,12 +50,21 @@ def measure_block(faults: Sequence[Fault], workload: Workload, seed: int) -> Ite
     options = _OPTIONS.get(faults[0].name, ())
     line = {**workload.facts(), "seed": seed, "clean": measure_clean(workload, options)}
     for fault in faults:
-        prepare(workload)
         try:
-            with fault.injected(workload.model) as setting:
-                yield {**line, "injected": {fault.name: _record(workload, options, setting)}}
+            pair = {**line, "injected": {fault.name: _measure_fault(fault, workload, options)}}
+            if workload.has_cures and fault.cure is not None:
+                pair["cured"] = {fault.name: _measure_fault(fault, workload, options, is_cured=True)}
+            yield pair
         except Impossible as error:
             yield {**line, "impossible": {fault.name: str(error)}}
+
+
+def _measure_fault(
+    fault: Fault, workload: Workload, options: Sequence[str], *, is_cured: bool = False
+) -> dict[str, Any]:
+    prepare(workload)
+    with fault.injected(workload.model, is_cured=is_cured) as setting:
+        return _record(workload, options, setting)
 
 
 def blocks_of(faults: Sequence[Fault], seed: int) -> list[list[Fault]]:

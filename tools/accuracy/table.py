@@ -20,8 +20,8 @@ _MIN_CHANGE = 0.10
 _MOST_OTHERS = 0.10
 _CONTENTION = ("cpu_contention", "too_many_threads")
 _HEADER = (
-    "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "gain error", "first finding",
-    "named",
+    "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "gain / predicted",
+    "first finding", "named",
 )  # fmt: skip
 Line = dict[str, Any]
 
@@ -77,12 +77,19 @@ class Row:
             names = [name for name in names if name not in _CONTENTION]
         return names[0] if names else "none"
 
-    def gain_errors(self) -> list[float]:
-        """Return by which share of each large change the gain misses it that its findings predict."""
-        found = [pair["injected"]["windows"][self.window]["findings"] for pair in self.pairs]
-        gains = [sum(one["predicted_gain_ns"] for one in each if one["id"] in self.fault.findings) for each in found]
-        both = zip(self.changes, gains, strict=True)
-        return [abs(gain - true) / true for true, gain in both if true > _MIN_CHANGE * self.clean_ns and gain]
+    def gains(self) -> list[tuple[int, int]]:
+        """Return of each large change what following its finding saved, and what the finding had predicted.
+
+        Where nobody followed it, removing the fault stands for that.
+        """
+        found = []
+        for pair, change in zip(self.pairs, self.changes, strict=True):
+            findings = pair["injected"]["windows"][self.window]["findings"]
+            predicted_ns = sum(one["predicted_gain_ns"] for one in findings if one["id"] in self.fault.findings)
+            if change > _MIN_CHANGE * self.clean_ns and predicted_ns:
+                better = "cured" if "windows" in (pair["cured"] or {}) else "clean"
+                found.append((self._total(pair, "injected") - self._total(pair, better), predicted_ns))
+        return found
 
     def n_named(self) -> int:
         """Return how often the first finding names the fault."""
@@ -106,7 +113,7 @@ class Row:
             f"{format_ns(round(median(self.changes)))} ({100 * self.share:+.0f} %)",
             format_ns(round(median(self.attributed))),
             f"{100 * median(self.errors()):.1f} %" if names else "-",
-            f"{100 * median(self.gain_errors()):.0f} %" if self.gain_errors() else "-",
+            _gain(self.gains()),
             f"`{most}`" if names else "-",
             f"{self.n_named()}/{len(names)}" if names else "-",
         ]
@@ -124,6 +131,13 @@ class Row:
     def _expected(self, pair: Line, name: str) -> int:
         causes = pair[name]["windows"][self.window]["causes"]
         return sum(int(causes.get(cause, 0)) for cause in self.fault.expects)
+
+
+def _gain(gains: Sequence[tuple[int, int]]) -> str:
+    if not gains:
+        return "-"
+    saved_ns, predicted_ns = (median(column) for column in zip(*gains, strict=True))
+    return f"{format_ns(round(saved_ns))} / {format_ns(round(predicted_ns))}"
 
 
 def _row(pairs: Sequence[Line]) -> Row | None:
@@ -189,8 +203,8 @@ def _facts() -> list[str]:
         f"{memory_gib:.0f} GiB. Written by `python -m tools.accuracy`; each pair is a clean and an injected run of the "
         "same command, minutes apart. *Change* is the median change of the window's total, *of expected causes* "
         "the part of it that the causes account for which the injector declares, *error* the median difference between "
-        "the two as a share of the change, over the pairs that changed the total by more than 10 %; *gain error* is "
-        "the same for the gain that the findings predict, which removing the fault would bring."
+        "the two as a share of the change, over the pairs that changed the total by more than 10 %; *gain* is "
+        "what following the recommendation saved, or removing the fault where nobody did, against the prediction."
     ]
 
 
@@ -209,7 +223,11 @@ def _others_share(run: Line) -> float:
 
 def _pairs(line: Line) -> list[Line]:
     """Return a pair for each injected run of a block: it, and the clean run of the block."""
-    return [{**line, "fault": fault, "injected": run} for fault, run in line.get("injected", {}).items()]
+    cured = line.get("cured", {})
+    return [
+        {**line, "fault": fault, "injected": run, "cured": cured.get(fault)}
+        for fault, run in line.get("injected", {}).items()
+    ]
 
 
 def _is_whole(line: Line) -> bool:

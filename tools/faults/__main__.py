@@ -27,6 +27,7 @@ def main() -> int:
     )
     parser.add_argument("name", nargs="?", choices=sorted(FAULTS), metavar="NAME")
     parser.add_argument("--list", action="store_true", help="list the faults")
+    parser.add_argument("--cured", action="store_true", help="do what the finding recommends as well")
     parser.add_argument("--model", type=Path, help="the model directory that the command loads")
     parser.add_argument("command", nargs="*", metavar="-- COMMAND")
     words, command = _split(sys.argv[1:])
@@ -39,7 +40,7 @@ def main() -> int:
     if not command:
         parser.error("no command after --")
     try:
-        with FAULTS[args.name].injected(args.model) as setting:
+        with FAULTS[args.name].injected(args.model, is_cured=args.cured) as setting:
             for change in setting.changes:
                 print(f"fault: {change}", file=sys.stderr)
             return run(command, setting).returncode

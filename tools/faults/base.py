@@ -47,12 +47,13 @@ class Fault:
     expects: tuple[str, ...]
     findings: tuple[str, ...]
     windows: tuple[str, ...] = ("load",)
+    cure: Callable[[Setting], None] | None = None  # what the finding recommends, done while the fault lasts
     is_tested: bool = True  # on a machine that has what it needs
     is_beside: bool = False  # it uses CPUs outside the command
 
     @contextmanager
-    def injected(self, model: Path | None = None) -> Iterator[Setting]:
-        """Inject it for the time of the context.
+    def injected(self, model: Path | None = None, *, is_cured: bool = False) -> Iterator[Setting]:
+        """Inject it for the time of the context, and follow the verdict's recommendation if asked.
 
         Raises:
             Impossible: it cannot be injected here.
@@ -60,4 +61,8 @@ class Fault:
         with Undo() as undo:
             setting = Setting(undo, model)
             self.inject(setting)
+            if is_cured:
+                if self.cure is None:
+                    raise Impossible("there is no cure to apply but to remove the fault")
+                self.cure(setting)
             yield setting

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 from slmtrace.probes.pagecache import evict_from_page_cache
@@ -79,6 +78,48 @@ def _limit_memory(setting: Setting) -> None:
 
 # What Python with torch and transformers needs itself, without files that could be read again.
 _HEAP_BYTES = 320 << 20
+
+
+def _read_ahead_of_time(setting: Setting) -> None:
+    for path in setting.weights():
+        path.read_bytes()
+    setting.changes.append("read the weights ahead of the start")
+
+
+def _lift_limits(setting: Setting) -> None:
+    """Take the limits off the command's cgroups."""
+    for cgroup in setting.cgroups:
+        for name, text in _UNLIMITED.items():
+            if (cgroup / name).exists():
+                _set(cgroup / name, text)
+    device = setting.model.stat().st_dev if setting.model else 0
+    for cgroup in setting.cgroups:
+        number = f"{os.major(device)}:{os.minor(device)}"
+        if (cgroup / "io.max").exists():
+            _set(cgroup / "io.max", f"{number} rbps=max")
+        if (cgroup / "blkio.throttle.read_bps_device").exists():
+            _set(cgroup / "blkio.throttle.read_bps_device", f"{number} 0")
+    setting.changes.append("lifted the limits again")
+
+
+_UNLIMITED = {
+    "cpu.max": "max",
+    "cpu.cfs_quota_us": "-1",
+    "memory.high": "max",
+    "memory.limit_in_bytes": "-1",
+}
+
+
+def _widen_readahead(setting: Setting) -> None:
+    device = setting.weights()[0].stat().st_dev
+    path = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    _set((path.parent if (path / "partition").exists() else path) / "queue" / "read_ahead_kb", "4096")
+    setting.changes.append("set the readahead to 4096 KiB (blockdev --setra 8192)")
+
+
+def _defer_compaction(setting: Setting) -> None:
+    _set(_HUGE_PAGES / "defrag", "defer+madvise")
+    setting.changes.append("set the defragmentation of huge pages to defer+madvise")
 
 
 def _fragment(setting: Setting) -> None:
@@ -168,28 +209,39 @@ def _meminfo_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
-def _both(*steps: Callable[[Setting], None]) -> Callable[[Setting], None]:
-    def inject(setting: Setting) -> None:
-        for step in steps:
-            step(setting)
-
-    return inject
-
-
 _WAITS = ("block_io_wait", "major_fault", "readahead_wait")
 
 FAULTS = (
-    Fault("cold_weights", "weights not in the page cache", _evict_weights, _WAITS, ("cold_weights",)),
+    Fault(
+        "cold_weights",
+        "weights not in the page cache",
+        _evict_weights,
+        _WAITS,
+        ("cold_weights",),
+        cure=_read_ahead_of_time,
+    ),
     Fault(
         "cold_libraries", "libraries and .pyc files not in the page cache", _evict_libraries, _WAITS, ("cold_files",)
     ),
-    Fault("io_throttled", "a cgroup's limit on reads", _throttle_reads, _WAITS, ("io_throttled",)),
-    Fault("small_readahead", "4 KiB of readahead", _shrink_readahead, _WAITS, ("small_readahead",)),
+    Fault("io_throttled", "a cgroup's limit on reads", _throttle_reads, _WAITS, ("io_throttled",), cure=_lift_limits),
     Fault(
-        "memory_limit", "a memory limit below heap and weights", _limit_memory, ("reclaim", *_WAITS), ("memory_limit",)
+        "small_readahead", "4 KiB of readahead", _shrink_readahead, _WAITS, ("small_readahead",), cure=_widen_readahead
     ),
     Fault(
-        "thp_compaction", "huge pages always, free memory in pieces", _compaction, ("compaction",), ("thp_compaction",)
+        "memory_limit",
+        "a memory limit below heap and weights",
+        _limit_memory,
+        ("reclaim", *_WAITS),
+        ("memory_limit",),
+        cure=_lift_limits,
+    ),
+    Fault(
+        "thp_compaction",
+        "huge pages always, free memory in pieces",
+        _compaction,
+        ("compaction",),
+        ("thp_compaction",),
+        cure=_defer_compaction,
     ),
     Fault("fragmentation", "free memory in pieces, huge pages on request (does no harm)", _fragmentation_alone, (), ()),
     Fault(
@@ -207,5 +259,6 @@ FAULTS = (
         ("cpu_throttled", "run_queue"),
         ("cpu_quota",),
         ("load", "ttft"),
+        cure=_lift_limits,
     ),
 )

@@ -73,6 +73,21 @@ def _too_many_threads(setting: Setting) -> None:
     setting.changes.append(f"set {n_threads} OpenMP threads")
 
 
+def _as_many_threads_as_cpus(setting: Setting) -> None:
+    n_threads = str(len(os.sched_getaffinity(0)))
+    setting.environ.update(OMP_NUM_THREADS=n_threads, MKL_NUM_THREADS=n_threads)
+    setting.changes.append(f"set {n_threads} OpenMP threads instead")
+
+
+def _without(*names: str) -> Callable[[Setting], None]:
+    def cure(setting: Setting) -> None:
+        for name in names:
+            setting.environ.pop(name, None)
+        setting.changes.append(f"unset {', '.join(names)} again")
+
+    return cure
+
+
 def _eager_modules(setting: Setting) -> None:
     setting.environ["CUDA_MODULE_LOADING"] = "EAGER"
     setting.changes.append("made CUDA load every kernel of every module at once")
@@ -144,6 +159,7 @@ FAULTS = (
         ("malloc_slow",),
         ("slow_malloc",),
         ("load", "ttft"),
+        cure=_without("LD_PRELOAD"),
     ),
     Fault(
         "arena_contention",
@@ -168,9 +184,24 @@ FAULTS = (
         ("run_queue", "lock_wait"),
         ("too_many_threads",),
         ("ttft",),
+        cure=_as_many_threads_as_cpus,
     ),
-    Fault("no_compiled_python", "no .pyc files", _no_compiled_python, ("import",), ("no_compiled_python",)),
-    Fault("long_path", "150 directories before site-packages", _long_path, ("open_stat",), ("many_lookups",)),
+    Fault(
+        "no_compiled_python",
+        "no .pyc files",
+        _no_compiled_python,
+        ("import",),
+        ("no_compiled_python",),
+        cure=_without("PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"),
+    ),
+    Fault(
+        "long_path",
+        "150 directories before site-packages",
+        _long_path,
+        ("open_stat",),
+        ("many_lookups",),
+        cure=_without("PYTHONPATH"),
+    ),
     Fault(
         "wiped_caches",
         "no cache of compiled code",
