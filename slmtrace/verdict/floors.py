@@ -18,7 +18,7 @@ _LANE_BYTES_PER_SECOND = {1: 250e6, 2: 500e6, 3: 985e6, 4: 1969e6, 5: 3938e6, 6:
 
 def floors(case: Case) -> list[Floor]:
     """Return the floors of a window for which there is both work and a rate."""
-    found = [_device(case), _faults(case), _tokens(case), _copies(case)]
+    found = [_device(case), _cached_reads(case), _faults(case), _tokens(case), _copies(case)]
     return [floor for floor in found if floor is not None]
 
 
@@ -49,6 +49,15 @@ def _device(case: Case) -> Floor | None:
         return None
     basis = f"{format_bytes(size_bytes)} at {format_rate(size_bytes, floor_ns)}, measured on this device"
     return Floor("reads from the device", Phase.STORAGE, floor_ns, actual_ns, basis)
+
+
+def _cached_reads(case: Case) -> Floor | None:
+    share, rate = case.share(Cause.FILE_READ_COPY), case.number("floors", "memory_bytes_per_second")
+    if not share.size_bytes or not rate:
+        return None
+    floor_ns = round(share.size_bytes / rate * _SECOND_NS)
+    basis = f"{format_bytes(share.size_bytes)} at {format_rate(share.size_bytes, floor_ns)}, measured on this memory"
+    return Floor("copies of cached file data", Phase.STORAGE, floor_ns, share.ns, basis)
 
 
 def _faults(case: Case) -> Floor | None:

@@ -125,6 +125,19 @@ def test_a_measured_device_gives_a_floor_to_its_reads() -> None:
     assert (floor.name, floor.floor_ns, floor.actual_ns) == ("reads from the device", 500 * MS, 2000 * MS)
 
 
+def test_copies_from_the_page_cache_go_at_the_speed_of_memory() -> None:
+    copied = Scene(
+        {**LOAD, (Stage.WEIGHTS, Cause.FILE_READ_COPY): 400},
+        size_bytes={Cause.FILE_READ_COPY: 1 << 30},
+        # As the recorder notes what it measured: at a moment, like all that it says of the node.
+        state={"floors": {"before": {"memory_bytes_per_second": 10 * (1 << 30)}}},
+    )
+
+    floor = copied.judged().floors[0]
+
+    assert (floor.name, floor.floor_ns, floor.actual_ns) == ("copies of cached file data", 100 * MS, 400 * MS)
+
+
 def test_without_a_measurement_there_is_no_floor_of_the_device() -> None:
     assert COLD.judged().floors == []
 
