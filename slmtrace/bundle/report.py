@@ -10,6 +10,7 @@ from typing import Any
 from ..model.quality import Issue
 from ..model.report import BATCH_OTHERS, BATCH_OWN, CauseShare, Report, SourceStatus, WindowReport
 from ..model.windows import SOCKET_NOTE
+from ..verdict.rules import RULES
 from . import words
 from .names import LEFT_OUT, Names
 from .trace import known_source, redact_lost
@@ -18,6 +19,7 @@ _QUALITY = re.compile("[0-9,]{1,20} (" + "|".join(re.escape(issue.value) for iss
 # The notes that model/windows.py gives a window.
 _NOTES = frozenset({"no model load was seen", "the target never got ready: ends with the target", SOCKET_NOTE})
 _STATUSES = frozenset({"ok", "partial", "unavailable", "complete", "aborted", "recording"})
+_RULE_IDS = frozenset(rule.id for rule in RULES)
 _MAX_DEPTH = 8
 
 
@@ -95,7 +97,7 @@ def _redact_window(window: WindowReport, names: Names) -> WindowReport:
         findings=[
             replace(
                 one,
-                id=f"{one.phase.label}.{one.cause.label}",
+                id=_one_of(one.id, _RULE_IDS) or f"{one.phase.label}.{one.cause.label}",
                 evidence=LEFT_OUT,
                 recommendation=LEFT_OUT,
                 confidence=_one_of(one.confidence, {"high", "medium", "low"}),

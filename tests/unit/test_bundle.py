@@ -360,3 +360,18 @@ def _files_of(trace: Trace, report: Report) -> Iterator[tuple[str, bytes]]:
 
     yield "trace.pftrace", render_perfetto(trace, report)
     yield "breakdown.json", render_json(report).encode()
+
+
+def test_a_finding_keeps_the_name_of_its_rule_and_none_of_its_words() -> None:
+    _, report = sample_run()
+    words = ("/secret/weights", "cat /secret/weights")
+    findings = [
+        Finding(name, Phase.STORAGE, Cause.MAJOR_FAULT, 7, *words, 5, "high")
+        for name in ("cold_weights", "rm -rf /secret")
+    ]
+    told = replace(report, windows=[replace(report.windows[0], findings=findings)])
+
+    kept = redact_report(told, Names()).windows[0].findings
+
+    assert [finding.id for finding in kept] == ["cold_weights", "storage.major_fault"]
+    assert not any("secret" in finding.evidence + finding.recommendation for finding in kept)
