@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ..capture.layout import FoldClass
 from ..model.events import NO_EVENT, NO_STAGE, EventKind, Ints
-from ..model.taxonomy import Stage
+from ..model.taxonomy import Cause, Stage
 from ..model.trace import Trace
 from .folds import place_folds
-from .rules import classify
+from .rules import RANGE_CAUSES, classify
 from .streams import ProcessWork, gpu_work
 from .timeline import Timeline, empty_timeline, gaps, nest, overlay, sequence
 
@@ -58,11 +58,14 @@ class EvidenceBook:
     evidence: NDArray[np.uint8] = field(init=False)  # Evidence by event row
     _innermost: dict[int, Timeline] = field(default_factory=dict)
     _ranges: dict[int, Timeline] = field(default_factory=dict)
-    _stages: dict[int, Timeline] = field(default_factory=dict)
+    _stages: dict[tuple[int, tuple[Stage, ...]], Timeline] = field(default_factory=dict)
+    _named_causes: dict[int, Timeline] = field(default_factory=dict)
+    _cause_by_name: dict[int, Cause] = field(init=False)  # RANGE_CAUSES, by interned label
     gpu: dict[int, ProcessWork] = field(init=False)  # the GPU work of each process, by its pid
 
     def __post_init__(self) -> None:
         self.evidence = classify(self.trace.events, self.trace.strings)
+        self._cause_by_name = {self.trace.strings.intern(label): cause for label, cause in RANGE_CAUSES.items()}
         self.gpu = gpu_work(self.trace)
 
     def innermost(self, track: int) -> Timeline:
@@ -78,15 +81,28 @@ class EvidenceBook:
             self._ranges[track] = self.nested(rows)
         return self._ranges[track]
 
-    def stages(self, track: int) -> Timeline:
-        """Return the stage of each instant of a thread, where its own ranges say one; owners are Stage values."""
-        if track not in self._stages:
+    def stages(self, track: int, among: tuple[Stage, ...] = tuple(Stage)) -> Timeline:
+        """Return the stage of each instant of a thread, where its own ranges say one; owners are Stage values.
+
+        Ranges of stages that are not `among` these do not count.
+        """
+        key = track, among
+        if key not in self._stages:
             rows = self.rows(track, RANGE_KINDS)
-            staged = rows[self.trace.events.stage[rows] != NO_STAGE]
-            timeline = self.nested(staged)
+            timeline = self.nested(rows[np.isin(self.trace.events.stage[rows], among)])
             stage = self.trace.events.stage[timeline.owner].astype(np.int64)
-            self._stages[track] = Timeline(timeline.start_ns, timeline.end_ns, stage)
-        return self._stages[track]
+            self._stages[key] = Timeline(timeline.start_ns, timeline.end_ns, stage)
+        return self._stages[key]
+
+    def named_causes(self, track: int) -> Timeline:
+        """Return what running is at each instant of a thread, where a range around says so; owners are Cause values."""
+        if track not in self._named_causes:
+            rows = self.rows(track, (EventKind.RANGE,))
+            timeline = self.nested(rows[np.isin(self.trace.events.name[rows], list(self._cause_by_name))])
+            names = self.trace.events.name[timeline.owner].tolist()
+            causes = np.array([self._cause_by_name[name] for name in names], np.int64)
+            self._named_causes[track] = Timeline(timeline.start_ns, timeline.end_ns, causes)
+        return self._named_causes[track]
 
     def running(self, track: int) -> Timeline:
         """Return a thread's stretches on a CPU; owners are rows of the scheduler table."""

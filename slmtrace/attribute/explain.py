@@ -16,7 +16,7 @@ from .evidence import EvidenceBook, next_stage, stage_at, stage_on_cpu
 from .path import Step
 from .rules import Evidence, State, cause_of
 from .stages import RequestStages
-from .timeline import Timeline, empty_timeline
+from .timeline import Timeline, empty_timeline, overlay
 
 # States in which a thread's evidence is looked up; in the others it only waited for a CPU.
 _WITH_EVIDENCE = tuple(state for state in State if state not in (State.RUNNABLE, State.SPAWN))
@@ -50,13 +50,16 @@ def _explain_thread(
     book = stages.book
     innermost, doing = book.innermost(track), book.stages(track)
     own, other = stages.of(window, track), stages.of(window, anchor)
-    start, end = _cut(span, (innermost, doing, own, other, queued))
+    named = overlay(book.named_causes(track), book.named_causes(anchor))
+    start, end = _cut(span, (innermost, doing, own, other, named, queued))
     state = span.at(start)
     event = np.where(np.isin(state, _WITH_EVIDENCE), innermost.at(start), NO_EVENT)
     stage = _stage_of(window, start, own, other, stages.first_step_ns(window.request_id))
     # What a thread did for another request is what it was, whatever stage the window's request was in meanwhile.
     did = stage_at(doing, start)
-    cause = _cause_of(state, event, np.where(did == NO_STAGE, stage, did).astype(np.uint8), book)
+    did = np.where(did == NO_STAGE, stage, did).astype(np.uint8)
+    on_cpu = np.where(named.at(start) == NO_EVENT, stage_on_cpu()[did], named.at(start))
+    cause = _cause_of(state, event, on_cpu, book)
     waiting = queued.at(start)
     is_queued = waiting != NO_EVENT
     event = np.where(is_queued, waiting, event)
@@ -92,9 +95,9 @@ def _stage_of(window: Window, ts_ns: Ints, own: Timeline, anchor: Timeline, firs
     return np.where(stage == NO_STAGE, last, stage).astype(np.uint8)
 
 
-def _cause_of(state: Ints, event: Ints, stage: NDArray[np.uint8], book: EvidenceBook) -> NDArray[np.uint8]:
+def _cause_of(state: Ints, event: Ints, on_cpu: Ints, book: EvidenceBook) -> NDArray[np.uint8]:
+    """Return the cause of each stretch; `on_cpu` is what running in it is, when nothing finer is known."""
     evidence = np.where(event == NO_EVENT, Evidence.NONE, book.evidence[event] if len(book.evidence) else 0)
-    on_cpu = stage_on_cpu()[stage]
     key = (state << 16) | (evidence.astype(np.int64) << 8) | on_cpu
     distinct, inverse = np.unique(key, return_inverse=True)
     causes = [cause_of(State(k >> 16), Evidence(k >> 8 & 0xFF), _CAUSE_BY_VALUE[k & 0xFF]) for k in distinct.tolist()]

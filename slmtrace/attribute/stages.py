@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from ..capture.layout import STEP
 from ..model.events import EventKind
-from ..model.taxonomy import Stage
+from ..model.taxonomy import Stage, WindowKind
 from ..model.trace import Window
 from .evidence import RANGE_KINDS, EvidenceBook
 from .timeline import Timeline, clip, gaps, overlay, sequence
 
+_LOAD_STAGES = tuple(stage for stage in Stage if stage.info.window is WindowKind.LOAD)
 # Before the engine's first step for a request, and after its begin.
 _EARLY = (Stage.RECEIVE, Stage.TOKENIZE, Stage.SUBMIT)
 _LATE = (
@@ -37,7 +38,12 @@ class RequestStages:
     _renders: dict[tuple[str, int], list[tuple[int, int]]] | None = None
 
     def of(self, window: Window, track: int) -> Timeline:
-        """Return a thread's stages without what it did for other requests; owners are Stage values."""
+        """Return a thread's stages without what it did for other requests; owners are Stage values.
+
+        While loading, an engine tries itself out, on a request of its own: that is a stage of the load.
+        """
+        if window.kind is WindowKind.LOAD:
+            return self.book.stages(track, _LOAD_STAGES)
         stages = self.book.stages(track)
         if not window.request_id:
             return stages

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from slmtrace.attribute.attribution import attribute
 from slmtrace.capture.layout import STEP
-from slmtrace.model.events import EventKind
+from slmtrace.model.events import NO_STAGE, EventKind
 from slmtrace.model.report import WindowReport
 from slmtrace.model.taxonomy import Cause, Phase, Stage, WindowKind
 from slmtrace.model.trace import Window
@@ -95,3 +95,41 @@ def test_a_request_is_tokenized_as_long_as_its_tokens_are_awaited() -> None:
 
     assert stages_of(report) == {Stage.RECEIVE: 100, Stage.TOKENIZE: 250, Stage.SUBMIT: 650}
     assert report.phases[Phase.UNATTRIBUTED] == 0
+
+
+def loaded(*ranges: tuple[int, int, Stage, str]) -> WindowReport:
+    """Explain a load whose one thread runs all the time, inside these ranges (start, end, stage, label)."""
+    builder = TraceBuilder()
+    main = builder.thread(1, 1)
+    builder.run(main, 0, END_NS)
+    for start_ns, end_ns, stage, label in ranges:
+        builder.event(EventKind.RANGE, main, start_ns, end_ns - start_ns, label, stage=stage)
+    return attribute(builder.build(), [Window(WindowKind.LOAD, 0, 0, END_NS, main)])[0]
+
+
+def test_an_engine_that_tries_itself_out_while_loading_is_warming_up() -> None:
+    report = loaded((100, 900, Stage.WARMUP, "warmup_kernels"), (200, 700, Stage.SAMPLE, "sample_tokens"))
+
+    assert stages_of(report) == {Stage.PROCESS_START: 200, Stage.WARMUP: 800}
+
+
+def test_compiling_a_triton_kernel_is_that_in_whatever_stage_it_happens() -> None:
+    report = loaded((100, 900, Stage.WARMUP, "warmup_kernels"), (200, 700, NO_STAGE, "triton compile"))
+
+    assert {share.cause: share.ns for share in report.causes}[Cause.JIT_COMPILE] == 500
+
+
+def test_a_compiler_that_a_triton_compilation_started_is_part_of_it() -> None:
+    builder = TraceBuilder()
+    main, assembler = builder.thread(1, 1), builder.thread(2, 2)
+    builder.event(EventKind.RANGE, main, 0, END_NS, "warmup_kernels", stage=Stage.WARMUP)
+    builder.event(EventKind.RANGE, main, 100, 800, "triton compile", stage=NO_STAGE)
+    builder.run(main, 0, 300)
+    builder.run(assembler, 300, 700)
+    builder.run(main, 700, END_NS)
+    builder.wake(main, 700, by=assembler)
+    builder.fork(assembler, 300, by=main)
+
+    report = attribute(builder.build(), [Window(WindowKind.LOAD, 0, 0, END_NS, main)])[0]
+
+    assert {share.cause: share.ns for share in report.causes}[Cause.JIT_COMPILE] == 800

@@ -55,6 +55,15 @@ HOOKS = [
     _compile("torch._inductor.compile_fx", "compile_fx", label="inductor compile_fx"),
     _compile("torch._inductor.graph", "GraphLowering.codegen", label="inductor codegen"),
     _compile("torch._inductor.async_compile", "AsyncCompile.wait", label="inductor wait for compilers"),
+    # Their causes are theirs by these labels (attribute/rules.py), in whatever stage they happen.
+    Hook("triton.compiler.compiler", "compile", label="triton compile", begin=True),
+    Hook("triton.runtime.autotuner", "Autotuner._bench", label="triton autotune"),
+    Hook(
+        "torch._inductor.runtime.triton_heuristics",
+        "CachingAutotuner.benchmark_all_configs",
+        label="inductor autotune",
+        begin=True,
+    ),
     Hook("torch.cuda.graphs", "graph.__enter__", silent=True, enter=_begin_graph),
     Hook("torch.cuda.graphs", "graph.__exit__", silent=True, leave=_end_graph),
     Hook("torch", "Tensor.pin_memory", shortest_ns=20_000, compiled=True),
