@@ -238,8 +238,8 @@ _CUDA_PREFIXES: tuple[tuple[str, Evidence], ...] = (
 )
 
 
-# Ranges that say what running inside them is, whatever the stage, by their labels (instrument/hooks/torch.py). That holds
-# for what others do for them too: the assembler and the C compiler that Triton starts.
+# Ranges that say what running inside them is, whatever the stage, by their labels (instrument/hooks/torch.py); that
+# holds for what others do for them too: the assembler and the C compiler that Triton starts.
 RANGE_CAUSES: dict[str, Cause] = {
     "triton compile": Cause.JIT_COMPILE,
     "triton autotune": Cause.AUTOTUNE,
