@@ -29,7 +29,12 @@ class Names:
         self._number_by_name: dict[str, dict[str, int]] = defaultdict(dict)
         # Without the key, nobody can try whether a path that they guess has this hash.
         self._path_key = secrets.token_bytes(32) if hash_paths else b""
-        self.dropped: set[str] = set()
+        self._dropped: set[str] = set()
+
+    @property
+    def dropped(self) -> set[str]:
+        """Return what was replaced; not what is a public module's name, which may rightly stand in another place."""
+        return {name for name in self._dropped if not words.is_public_module(name)}
 
     def path(self, path: str) -> str:
         """Return a file's public name; else its number and its suffix, where the suffix is a known one."""
@@ -38,13 +43,13 @@ class Names:
         suffix = PurePosixPath(path).suffix
         suffix = suffix if suffix in words.FILE_SUFFIXES else ""
         if self._path_key:
-            self.dropped.add(path)
+            self._dropped.add(path)
             return f"path-{hmac.new(self._path_key, path.encode(), hashlib.sha256).hexdigest()[:12]}{suffix}"
         public = _public_path(path)
         if public is None:
             return self._numbered("file ", path) + suffix
         if public != path:
-            self.dropped.add(path)
+            self._dropped.add(path)
         return public
 
     def module(self, name: str) -> str:
@@ -114,19 +119,19 @@ class Names:
             public = _public_path(match["file"]) or _library_path(match["file"])
             if public is not None and public not in words.FILE_NAMES:
                 if public != match["file"]:
-                    self.dropped.add(match["file"])
+                    self._dropped.add(match["file"])
                 return f"{match['function']} ({public}{match['line'] or ''})"
         return self._numbered("frame ", frame)
 
     def _known(self, name: str, is_known: bool) -> str:
         if not is_known and name:
-            self.dropped.add(name)
+            self._dropped.add(name)
         return name if is_known else ""
 
     def _numbered(self, kind: str, name: str) -> str:
         if not name:
             return ""
-        self.dropped.add(name)
+        self._dropped.add(name)
         numbers = self._number_by_name[kind]
         return f"{kind}{numbers.setdefault(name, len(numbers) + 1)}"
 
@@ -143,7 +148,7 @@ class Names:
         ]
         text = "".join(kept)
         if text != name:
-            self.dropped.add(name)
+            self._dropped.add(name)
         return text if any(words.is_word(part) and not part.isdigit() for part in parts) else self._numbered(kind, name)
 
 

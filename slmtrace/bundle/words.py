@@ -126,18 +126,29 @@ _WRITTEN_RANGES: tuple[str, ...] = (
     "encode outputs",
     "encode request",
 )
-_WRITTEN_RANGES += ("decode outputs", "decode request", "send", "first step", "waiting", "queued", "load")
+_WRITTEN_RANGES += (
+    "decode outputs",
+    "decode request",
+    "send",
+    "first step",
+    "waiting",
+    "queued",
+    "load",
+    "input queue",
+    "scheduler queue",
+)
 
 
 @functools.cache
 def range_labels() -> frozenset[str]:
     """Return what the instrument itself calls ranges."""
+    from ..foreign.otel_names import STAGES as SPANS  # noqa: PLC0415  (vLLM makes NVTX ranges of them, too)
     from ..instrument.hooks import TABLES, load_table  # noqa: PLC0415  (only bundles need them)
     from ..instrument.hooks.vllm.seams import _SCOPES as SCOPES  # noqa: PLC0415
 
     hooks = [hook for table in TABLES for hook in load_table(table)]
     labels = {hook.label for hook in hooks} | {target.attribute for hook in hooks for target in hook.targets}
-    return frozenset({*labels, *SCOPES, *_WRITTEN_RANGES, *OUR_NAMES} - {""})
+    return frozenset({*labels, *SCOPES, *SPANS, *_WRITTEN_RANGES, *OUR_NAMES} - {""})
 
 
 @functools.cache
@@ -188,7 +199,8 @@ def words_of(name: str) -> list[str]:
 def public_words() -> frozenset[str]:
     """Return the words of the names of modules and functions in public packages."""
     lines = resources.files(__package__).joinpath("public_words.txt").read_text(encoding="utf-8").splitlines()
-    return frozenset(word for line in lines if not line.startswith("#") for word in line.split())
+    words = {word for line in lines if not line.startswith("#") for word in line.split()}
+    return frozenset(words.union(*(words_of(package) for package in PUBLIC_PACKAGES)))
 
 
 def is_key(key: str) -> bool:

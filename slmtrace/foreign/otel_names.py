@@ -39,6 +39,7 @@ STAGES: dict[str, Stage | None] = {
     "Warmup (GPU)": Stage.WARMUP,
     "CuTeDSL warmup": Stage.WARMUP,
     "DeepGemm warmup": Stage.WARMUP,
+    "DeepSeek V4 mHC warmup": Stage.WARMUP,
     "MiniMax M3 MSA warmup": Stage.WARMUP,
     "Capture model": Stage.GRAPH_CAPTURE,
     "API server setup": Stage.SERVER_START,

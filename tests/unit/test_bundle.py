@@ -164,6 +164,23 @@ def test_verify_finds_names_and_tokens_that_slipped_through() -> None:
     assert secret not in "".join(map(str, leaks))
 
 
+def test_a_thread_that_is_called_like_a_public_module_is_no_leak() -> None:
+    names = Names()
+
+    assert names.thread("vllm.model_executor.models.registry") == ""
+    assert names.thread("vllm.model_executor.models.zyxgpt") == ""
+
+    assert names.dropped == {"vllm.model_executor.models.zyxgpt"}
+
+
+def test_spans_of_vllm_keep_their_names() -> None:
+    assert [
+        Names().range(name) for name in ("Load weights", "Allocate KV cache", "input queue", "scheduler queue")
+    ] == [
+        *("Load weights", "Allocate KV cache", "input queue", "scheduler queue"),
+    ]
+
+
 def test_the_redacted_trace_attributes_the_same() -> None:
     trace, _ = sample_run()
     trace = replace(trace, manifest={"target": {"pid": 1000, "start_ns": T0_NS}, "status": "complete"})
