@@ -14,7 +14,7 @@ import pytest
 from slmtrace.instrument import environment
 from slmtrace.instrument.garbage import NAME as GARBAGE
 from slmtrace.model.events import EventKind
-from tests.support.ranges import read_raw, run_python
+from tests.support.ranges import Row, read_raw, run_python
 
 OTHER_PYTHONS = sorted(
     {path.resolve() for path in Path.home().glob(".pyenv/versions/*/bin/python")}
@@ -35,9 +35,13 @@ def script(tmp_path: Path, text: str, name: str = "script.py") -> str:
     return str(path)
 
 
+def ranges(raw: Path) -> list[Row]:
+    """Return the ranges, less the interpreter's garbage collections, which come when they come."""
+    return [row for row in read_raw(raw) if row.kind is EventKind.RANGE and row.name != GARBAGE.lstrip("|")]
+
+
 def labels(raw: Path) -> list[str]:
-    """Return the names of the ranges, less the interpreter's garbage collections, which come when they come."""
-    return [row.name for row in read_raw(raw) if row.kind is EventKind.RANGE and row.name != GARBAGE.lstrip("|")]
+    return [row.name for row in ranges(raw)]
 
 
 def test_imports_are_timed_and_nested(tmp_path: Path) -> None:
@@ -159,7 +163,7 @@ if __name__ == "__main__":
 
     assert completed.stderr == ""
     assert completed.stdout.splitlines()[1] == "[0, 0]"
-    rows = [row for row in read_raw(tmp_path / "raw") if row.kind is EventKind.RANGE]
+    rows = ranges(tmp_path / "raw")
     assert sorted(row.pid for row in rows if row.name == "child") == eval(completed.stdout.splitlines()[0])
     assert len({row.pid for row in rows}) == 3
 
@@ -227,7 +231,7 @@ for thread in threads: thread.join()
 
     assert run_python([main], tmp_path / "raw").returncode == 0
 
-    rows = [row for row in read_raw(tmp_path / "raw") if row.kind is EventKind.RANGE]
+    rows = ranges(tmp_path / "raw")
     assert len(rows) == 4000
     assert all(row.name == str(row.tid) for row in rows)
 
