@@ -25,7 +25,7 @@ from tools.faults.undo import Undo
 # Options without which a fault cannot be seen, for both runs of its pair.
 _OPTIONS = {"malloc_delay": ("--malloc", "slow"), "arena_contention": ("--malloc", "slow")}
 
-_PATIENCE_S, _LOOK_S, _QUIET_SHARE = 20, 1, 0.05
+_PATIENCE_S, _LOOK_S, _QUIET_SHARE = 5, 1, 0.05
 _BLOCK = 4  # faults that share a clean run
 
 
@@ -78,7 +78,7 @@ def blocks_of(faults: Sequence[Fault], seed: int) -> list[list[Fault]]:
 
 
 def prepare(workload: Workload) -> None:
-    """Read the model's files into the page cache, and wait until nothing else uses the CPUs, a while at most."""
+    """Read the model's files into the page cache, and wait a few seconds for a quiet moment."""
     for path in workload.model.glob("*"):
         if path.is_file():
             path.read_bytes()
@@ -86,7 +86,7 @@ def prepare(workload: Workload) -> None:
 
 
 def wait_until_quiet() -> None:
-    """Wait until nothing else uses the CPUs, a while at most."""
+    """Wait until nothing else uses the CPUs, a few seconds at most."""
     until_s = time.monotonic() + _PATIENCE_S
     while time.monotonic() < until_s:
         busy_s = _busy_s()
