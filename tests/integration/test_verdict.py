@@ -11,17 +11,24 @@ from typing import Any
 import pytest
 
 from slmtrace.engines.synthesis import make_model
-from slmtrace.probes.pagecache import evict_from_page_cache, page_cache_residency
 
 ROOT = Path(__file__).parents[2]
-SIZE_BYTES = 384 << 20
-BURN = "import time\nuntil = time.process_time() + 1\nwhile time.process_time() < until: pass"
+WEIGHTS_BYTES = 128 << 20
+# Four processes want more CPUs than the quota has, also on a machine that is busy with other things.
+BURN = """
+import os, time
+children = [pid for pid in (os.fork() for _ in range(2)) if pid]
+until = time.thread_time() + 0.4
+while time.thread_time() < until: pass
+for pid in children: os.waitpid(pid, 0)
+"""
 READ = "import sys\nwith open(sys.argv[1], 'rb', buffering=0) as file:\n    while file.read(1 << 20): pass"
 
 
-def inject(fault: str, *command: str) -> None:
+def record(capture: Path, fault: list[str], command: list[str]) -> dict[str, Any]:
+    """Record a command of slmtrace's with a fault, and return the breakdown."""
     done = subprocess.run(
-        [sys.executable, "-m", "tools.faults", fault, "--", sys.executable, "-m", "slmtrace", *command],
+        [sys.executable, "-m", "tools.faults", *fault, "--", sys.executable, "-m", "slmtrace", *command],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -30,23 +37,22 @@ def inject(fault: str, *command: str) -> None:
     if "cannot be injected" in done.stderr:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads((capture / "breakdown.json").read_text())
+    return content
 
 
-def findings(capture: Path, window: str = "load") -> list[dict[str, Any]]:
-    report = json.loads((capture / "breakdown.json").read_text())
-    return [finding for one in report["windows"] if one["name"] == window for finding in one["findings"]]
+def findings(window: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {finding["id"]: finding for finding in window["findings"]}
 
 
 @pytest.mark.root
 @pytest.mark.bpf
-def test_a_cpu_quota_is_named_with_the_time_that_it_took(tmp_path: Path) -> None:
-    inject("cpu_quota", "record", "-o", str(tmp_path / "capture"), "--", sys.executable, "-c", BURN)
+def test_a_cpu_quota_is_named(tmp_path: Path) -> None:
+    capture = tmp_path / "capture"
 
-    found = {finding["id"]: finding for finding in findings(tmp_path / "capture")}
+    report = record(capture, ["cpu_quota"], ["record", "-o", str(capture), "--", sys.executable, "-c", BURN])
 
-    # One CPU second at 0.6 CPUs takes at least 1.6 s: 0.6 of them are waits, less what the quota saved up before.
-    assert found["cpu_quota"]["excess_ns"] >= 300_000_000
-    assert "cpu_contention" not in found
+    assert "cpu_quota" in findings(report["windows"][0])
 
 
 @pytest.mark.hf
@@ -54,28 +60,27 @@ def test_a_tokenizer_that_sleeps_is_named_in_every_request(tmp_path: Path) -> No
     make_model("tiny", tmp_path / "tiny")
     capture = tmp_path / "capture"
 
-    inject("tokenizer_sleeps", "run", "--model", str(tmp_path / "tiny"), "-o", str(capture))
+    report = record(capture, ["tokenizer_sleeps"], ["run", "--model", str(tmp_path / "tiny"), "-o", str(capture)])
 
-    found = [finding for finding in findings(capture, "ttft") if finding["id"] == "slow_tokenizer"]
+    found = [findings(window) for window in report["windows"] if window["name"] == "ttft"]
     assert len(found) == 3
-    # 30 ms each, and a call's own work beside it.
-    assert min(finding["excess_ns"] for finding in found) >= 25_000_000
+    # 100 ms each, less what a tokenizer may take.
+    assert all(one["slow_tokenizer"]["excess_ns"] >= 90_000_000 for one in found)
 
 
 @pytest.mark.root
 @pytest.mark.bpf
-def test_a_cold_file_is_named_and_keeping_it_in_memory_is_the_cure(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.write_bytes(bytes(SIZE_BYTES))
-    resident_bytes, _ = evict_from_page_cache([data])
-    if resident_bytes:
-        pytest.skip("the file system keeps its files in memory")
-    record = [sys.executable, "-m", "slmtrace", "record", "-o"]
-    read = ["--", sys.executable, "-c", READ, str(data)]
+def test_reads_that_a_limit_holds_back_are_named_and_lifting_it_saves_what_was_predicted(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(WEIGHTS_BYTES))
+    fault = ["io_throttled", "--model", str(tmp_path)]
+    windows = {}
+    for name, options in (("held", []), ("lifted", ["--cured"])):
+        command = ["record", "-o", str(tmp_path / name), "--", sys.executable, "-c", READ, str(weights)]
+        windows[name] = record(tmp_path / name, [*fault, *options], command)["windows"][0]
 
-    subprocess.run([*record, str(tmp_path / "cold"), *read], check=True, capture_output=True)
-    assert page_cache_residency(data)[0] == SIZE_BYTES
-    subprocess.run([*record, str(tmp_path / "warm"), *read], check=True, capture_output=True)
-
-    assert {"cold_files", "slow_device"} & {finding["id"] for finding in findings(tmp_path / "cold")}
-    assert not [finding for finding in findings(tmp_path / "warm") if finding["phase"] == "storage"]
+    predicted_ns = findings(windows["held"])["io_throttled"]["predicted_gain_ns"]
+    # 128 MiB at 60 MB/s.
+    assert predicted_ns >= 1_500_000_000
+    assert "io_throttled" not in findings(windows["lifted"])
+    assert windows["held"]["total_ns"] - windows["lifted"]["total_ns"] >= 0.5 * predicted_ns

@@ -114,16 +114,16 @@ def _before(name: str, value: str, separator: str) -> str:
 FAULTS = (
     Fault(
         "tokenizer_burns",
-        "30 ms of CPU in every call of the tokenizer",
-        _slow_python("tokenizer_burns", "made the tokenizer burn 30 ms a call"),
+        "100 ms of CPU in every call of the tokenizer",
+        _slow_python("tokenizer_burns", "made the tokenizer burn 100 ms a call"),
         ("tokenize",),
         ("slow_tokenizer",),
         ("ttft",),
     ),
     Fault(
         "tokenizer_sleeps",
-        "30 ms of sleep in every call of the tokenizer",
-        _slow_python("tokenizer_sleeps", "made the tokenizer sleep 30 ms a call"),
+        "100 ms of sleep in every call of the tokenizer",
+        _slow_python("tokenizer_sleeps", "made the tokenizer sleep 100 ms a call"),
         ("tokenize", "lock_wait"),
         ("slow_tokenizer",),
         ("ttft",),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-_SLOW_S = 0.03
+_SLOW_S = 0.1
 _LIVE_OBJECTS = 200_000
 _HOLD_S = 0.02
 _WATCHERS = ("slmtrace", "py-spy", "python3 -m slmtrace")
