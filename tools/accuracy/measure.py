@@ -48,7 +48,7 @@ class Workload:
 def measure_block(faults: Sequence[Fault], workload: Workload, seed: int) -> Iterator[dict[str, Any]]:
     """Record a clean run, then one with each of a few faults; yield a line for each pair as soon as it is whole."""
     options = _OPTIONS.get(faults[0].name, ())
-    line = {**workload.facts(), "seed": seed, "clean": measure_clean(workload, options)}
+    line = {**workload.facts(), "options": options, "seed": seed, "clean": measure_clean(workload, options)}
     for fault in faults:
         try:
             pair = {**line, "injected": {fault.name: _measure_fault(fault, workload, options)}}

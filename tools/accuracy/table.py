@@ -18,6 +18,7 @@ from .measure import median
 _MIN_CHANGE = 0.10
 # Where others took more than this of a run's CPU time, it says nothing of a fault.
 _MOST_OTHERS = 0.10
+_MOST_OTHERS_OF_A_PAIR = 0.25
 _CONTENTION = ("cpu_contention", "too_many_threads")
 _HEADER = (
     "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "gain / predicted",
@@ -29,25 +30,39 @@ Line = dict[str, Any]
 def render_table(lines: Sequence[Line]) -> str:
     """Render what was measured as Markdown."""
     all_pairs = [pair for line in lines for pair in _pairs(line)]
-    pairs = [pair for pair in all_pairs if _is_whole(pair)]
+    whole = [pair for pair in all_pairs if _is_whole(pair)]
+    pairs = [{**pair, "clean": _quietest(pair, whole)} for pair in whole if not _is_disturbed(pair)]
     rows = [row for key in _keys(pairs) if (row := _row([pair for pair in pairs if _key(pair) == key]))]
     text = ["# Accuracy of the verdicts", "", *_facts(), "", *_table(rows), "", *_totals(rows), ""]
-    text += [_disturbance(pairs), "", _clean_line(lines), ""]
+    text += [_disturbance(whole, len(whole) - len(pairs)), "", _clean_line(lines), ""]
     text += [
-        f"`{pair['fault']}` on {pair['model']} failed to run: {_why(pair)}." for pair in all_pairs if pair not in pairs
+        f"`{pair['fault']}` on {pair['model']} failed to run: {_why(pair)}." for pair in all_pairs if pair not in whole
     ]
     impossible = {fault: why for line in lines for fault, why in line.get("impossible", {}).items()}
     text += [f"`{fault}` could not be injected here: {reason}." for fault, reason in impossible.items()]
     return "\n".join(text).rstrip() + "\n"
 
 
-def _disturbance(pairs: Sequence[Line]) -> str:
-    shares = [_others_share(pair["clean"]) for pair in pairs]
+def _quietest(pair: Line, pairs: Sequence[Line]) -> Line:
+    """Return the clean run of the same command that others disturbed least."""
+    alike = [one for one in pairs if all(one.get(key) == pair.get(key) for key in ("engine", "model", "options"))]
+    quietest: Line = min((one["clean"] for one in alike), key=_others_share)
+    return quietest
+
+
+def _is_disturbed(pair: Line) -> bool:
+    is_about_cpus = "run_queue" in FAULTS[pair["fault"]].expects
+    return not is_about_cpus and _others_share(pair["injected"]) > _MOST_OTHERS_OF_A_PAIR
+
+
+def _disturbance(pairs: Sequence[Line], n_left_out: int) -> str:
+    shares = [_others_share(pair["injected"]) for pair in pairs]
     return (
-        f"Others took {100 * median(shares):.0f} % of the CPU time of the clean runs in the median, and up to "
-        f"{100 * max(shares, default=0.0):.0f} %. Contention with them is no part of a fault that is not about CPUs: "
-        "there, the wait for a CPU is taken out of the totals, and `cpu_contention` is not counted as the first "
-        "finding of a run in which they took more than 10 %."
+        f"Others took {100 * median(shares):.0f} % of the CPU time of the injected runs in the median, so each is held "
+        f"against the quietest clean run of its command, and {n_left_out} in which they took more than "
+        f"{100 * _MOST_OTHERS_OF_A_PAIR:.0f} % are left out. Contention with them is no part of a fault that is not "
+        "about CPUs: there, the wait for a CPU is taken out of the totals, and `cpu_contention` is not counted as the "
+        "first finding of a run in which they took more than 10 %."
     )
 
 
@@ -201,7 +216,7 @@ def _facts() -> list[str]:
     return [
         f"Commit {commit.stdout.strip() or 'unknown'}, Linux {platform.release()}, {os.cpu_count()} CPUs, "
         f"{memory_gib:.0f} GiB. Written by `python -m tools.accuracy`; each pair is a clean and an injected run of the "
-        "same command, minutes apart. *Change* is the median change of the window's total, *of expected causes* "
+        "same command. *Change* is the median change of the window's total, *of expected causes* "
         "the part of it that the causes account for which the injector declares, *error* the median difference between "
         "the two as a share of the change, over the pairs that changed the total by more than 10 %; *gain* is "
         "what following the recommendation saved, or removing the fault where nobody did, against the prediction."

@@ -1,0 +1,64 @@
+"""The table of the accuracy runs: what it counts as named, as a change, and as a false finding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tools.accuracy.table import render_table
+
+S = 1_000_000_000
+
+
+def run(total_s: float, finding: str = "", others: float = 0.0, **causes_s: float) -> dict[str, Any]:
+    findings = [{"id": finding, "excess_ns": S, "predicted_gain_ns": S}] if finding else []
+    causes = {name: round(seconds * S) for name, seconds in causes_s.items()}
+    window = {"total_ns": round(total_s * S), "causes": causes, "findings": findings}
+    return {"others_share": others, "windows": {"load": window}}
+
+
+def pair(fault: str, clean: dict[str, Any], injected: dict[str, Any]) -> dict[str, Any]:
+    return {"engine": "hf", "model": "tiny", "seed": 0, "clean": clean, "injected": {fault: injected}}
+
+
+def row_of(text: str, fault: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| `{fault}`"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_fault_is_named_when_its_finding_comes_first() -> None:
+    text = render_table([pair("cold_weights", run(5), run(6, "cold_weights", major_fault=0.9))])
+
+    row = row_of(text, "cold_weights")
+    assert row[4:8] == ["5.00 s", "1.00 s (+20 %)", "900 ms", "10.0 %"]
+    assert row[-2:] == ["`cold_weights`", "1/1"]
+
+
+def test_a_small_change_is_not_judged() -> None:
+    text = render_table([pair("cold_weights", run(5), run(5.2, "cold_weights", major_fault=0.2))])
+
+    assert row_of(text, "cold_weights")[-1] == "-"
+    assert "No change was large enough" in text
+
+
+def test_the_wait_for_cpus_that_others_took_is_no_change() -> None:
+    text = render_table(
+        [pair("cold_weights", run(5, run_queue=0), run(9, "cpu_contention", others=0.2, run_queue=3, major_fault=1))]
+    )
+
+    row = row_of(text, "cold_weights")
+    assert row[5] == "1.00 s (+20 %)"
+    assert row[-2:] == ["`none`", "0/1"]
+
+
+def test_a_clean_run_with_a_finding_is_counted_once_however_many_faults_it_serves() -> None:
+    clean = run(5, "many_lookups")
+    lines = [pair(fault, clean, run(6, fault)) for fault in ("cold_weights", "small_readahead")]
+
+    assert "Of 1 clean runs" in render_table(lines)
+    assert "1 had a finding beside the contention in those: 1 x many_lookups (load)" in render_table(lines)
+
+
+def test_contention_in_a_clean_run_is_false_only_where_others_took_no_cpu() -> None:
+    lines = [{"engine": "hf", "model": "tiny", "clean": run(5, "cpu_contention", others)} for others in (0.0, 0.5)]
+
+    assert "1 had a finding beside the contention in those: 1 x cpu_contention (load)" in render_table(lines)
