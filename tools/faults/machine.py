@@ -162,11 +162,14 @@ def _hog_cpus(setting: Setting) -> None:
 
 
 def _limit_cpu(setting: Setting) -> None:
+    """Limit the command by a quota alone: the most weight sees to it that others do not limit it first."""
     quota_us = round(_CPU_SHARE * _CPU_PERIOD_US)
     cgroup = _make_cgroup(setting, "cpu", "cpu")
     if (cgroup / "cpu.max").exists():
+        _set(cgroup / "cpu.weight", "10000")
         _set(cgroup / "cpu.max", f"{quota_us} {_CPU_PERIOD_US}")
     else:
+        _set(cgroup / "cpu.shares", "262144")
         _set(cgroup / "cpu.cfs_quota_us", str(quota_us))
     setting.changes.append(f"limited the command to {_CPU_SHARE:g} CPUs")
 
