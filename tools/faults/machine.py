@@ -213,6 +213,8 @@ def _meminfo_bytes(name: str) -> int:
 
 
 _WAITS = ("block_io_wait", "major_fault", "readahead_wait")
+# Weights that are mapped are read in part by the first forward pass.
+_READING = ("load", "first ttft")
 
 FAULTS = (
     Fault(
@@ -221,14 +223,29 @@ FAULTS = (
         _evict_weights,
         _WAITS,
         ("cold_weights",),
+        _READING,
         cure=_read_ahead_of_time,
     ),
     Fault(
         "cold_libraries", "libraries and .pyc files not in the page cache", _evict_libraries, _WAITS, ("cold_files",)
     ),
-    Fault("io_throttled", "a cgroup's limit on reads", _throttle_reads, _WAITS, ("io_throttled",), cure=_lift_limits),
     Fault(
-        "small_readahead", "4 KiB of readahead", _shrink_readahead, _WAITS, ("small_readahead",), cure=_widen_readahead
+        "io_throttled",
+        "a cgroup's limit on reads",
+        _throttle_reads,
+        _WAITS,
+        ("io_throttled",),
+        _READING,
+        cure=_lift_limits,
+    ),
+    Fault(
+        "small_readahead",
+        "4 KiB of readahead",
+        _shrink_readahead,
+        _WAITS,
+        ("small_readahead",),
+        _READING,
+        cure=_widen_readahead,
     ),
     Fault(
         "memory_limit",
@@ -236,6 +253,7 @@ FAULTS = (
         _limit_memory,
         ("reclaim", *_WAITS),
         ("memory_limit",),
+        (*_READING, "ttft"),
         cure=_lift_limits,
     ),
     Fault(
