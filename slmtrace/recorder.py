@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 
 from .capture.directory import Capture
-from .errors import LaunchError
+from .errors import CaptureError, LaunchError
 from .launch import Exited, Gate, reap, resolve_program, wait_for_exit
 from .probes.base import ProbeResult, RecordOptions
 from .probes.group import ProbeGroup
@@ -129,6 +129,7 @@ class _Session:
             command=recording.command,
         )
         self._has_started = False
+        self._troubles: dict[str, None] = {}  # with the capture itself, each once
 
     def start(self, program: str, signals: SignalRelay) -> None:
         """Bring up the probes, then let the target go.
@@ -156,7 +157,7 @@ class _Session:
         self._has_started = True
         manifest["sources"] = sources_of({**self._probes.results, **dict.fromkeys(self._probes.running, UNTOLD)})
         manifest["target"] = {"pid": self._gate.pid, "start_ns": start_ns}
-        self._capture.write_manifest(manifest)
+        self._keep_manifest()
 
     def follow(self, signals: SignalRelay) -> Outcome:
         """Wait for the target to end, or end it when it has done what was asked, and finish the capture."""
@@ -194,6 +195,13 @@ class _Session:
         )
         note_state(manifest, "after", self._recording.weight_files, None)
         manifest.update(books_of(results, self._clock.books()), status=status)
-        self._capture.write_manifest(manifest)
+        self._keep_manifest()
         exit_code = 0 if ending.has_begun and exited.signal else exited.exit_code
-        return Outcome(self._capture, exit_code, status, tuple(warnings_of(manifest)))
+        return Outcome(self._capture, exit_code, status, tuple([*warnings_of(manifest), *self._troubles]))
+
+    def _keep_manifest(self) -> None:
+        """Write the manifest; the target runs by now, and no trouble with the capture is a reason to leave it alone."""
+        try:
+            self._capture.write_manifest(self._manifest)
+        except CaptureError as error:
+            self._troubles[str(error)] = None

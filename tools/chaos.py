@@ -130,7 +130,8 @@ def interrupt_twice(one: Round) -> None:
     """Send SIGINT to the recorder, and once more."""
     one.start()
     one.may_change = True
-    time.sleep(one.chance.uniform(0, LATEST_S))
+    # Before that the interpreter itself is starting, and a traceback is its own.
+    time.sleep(one.chance.uniform(0.1, LATEST_S))
     for _ in range(2):
         assert one.recorder is not None
         one.recorder.send_signal(signal.SIGINT)

@@ -158,13 +158,17 @@ def _counted(trace: Trace, event: Ints) -> tuple[Ints, Ints]:
 
 def _packages(trace: Trace, rows: Ints, segments: Segments, which: NDArray[np.intp]) -> _Rows:
     """Sum import time by top-level package; the dlopen of extension modules apart."""
+    # One number a row: its name's, and whether it is a dlopen.
+    keys = trace.events.name[rows].astype(np.int64) << 1 | (trace.events.kind[rows] == EventKind.DLOPEN)
+    distinct, of_key = np.unique(keys, return_inverse=True)
     texts = []
-    for row in rows.tolist():
-        package = trace.strings[int(trace.events.name[row])].partition(".")[0]
-        texts.append(f"{package} (dlopen)" if trace.events.kind[row] == EventKind.DLOPEN else package)
-    names, inverse = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
+    for key in distinct.tolist():
+        package = trace.strings[key >> 1].partition(".")[0]
+        texts.append(f"{package} (dlopen)" if key & 1 else package)
+    row_by_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    inverse = np.array([row_by_text[text] for text in texts], np.intp)[of_key]
     count, _ = _counted(trace, rows)
-    return _Rows(names.tolist(), inverse, segments.dur_ns[which], count, np.zeros(len(rows), np.int64))
+    return _Rows(list(row_by_text), inverse, segments.dur_ns[which], count, np.zeros(len(rows), np.int64))
 
 
 def _kernels_after(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> NDArray[np.int32]:

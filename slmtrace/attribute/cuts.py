@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import Ints
+from ..model.events import Ints, distinct_times
 from ..model.segments import Segments
 
 
@@ -20,7 +20,7 @@ def covering(ts_ns: Ints, edges: Ints, which: NDArray[np.intp]) -> Ints:
 
 def cut_at(segments: Segments, edges: Ints) -> Segments:
     """Cut segments at every edge."""
-    bounds = np.unique(np.concatenate([segments.start_ns, segments.end_ns, edges.ravel()]))
+    bounds = distinct_times(np.concatenate([segments.start_ns, segments.end_ns, edges.ravel()]))
     at = np.searchsorted(segments.start_ns, bounds[:-1], side="right") - 1
     inside = (at >= 0) & (bounds[:-1] < segments.end_ns[at])
     cut = take(segments, at[inside])

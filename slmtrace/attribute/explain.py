@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, NO_STAGE, Ints
+from ..model.events import NO_EVENT, NO_STAGE, Ints, distinct_times
 from ..model.segments import Segments, empty_segments
 from ..model.taxonomy import Cause, Stage, WindowKind
 from ..model.trace import Window
@@ -75,7 +75,7 @@ def _cut(span: Timeline, timelines: Sequence[Timeline]) -> tuple[Ints, Ints]:
     for timeline in timelines:
         for edge in (timeline.start_ns, timeline.end_ns):
             bounds.append(edge[(edge > low) & (edge < high)])
-    cuts: Ints = np.unique(np.concatenate(bounds))
+    cuts: Ints = distinct_times(np.concatenate(bounds))
     inside = span.at(cuts[:-1]) != NO_EVENT
     return cuts[:-1][inside], cuts[1:][inside]
 

@@ -12,7 +12,7 @@ import heapq
 
 import numpy as np
 
-from ..model.events import Ints
+from ..model.events import Ints, distinct_times
 from ..model.quality import Issue, Quality
 from .timeline import Timeline, empty_timeline
 
@@ -75,7 +75,7 @@ def _to_clock(starts: list[int], ends: list[int], owners: list[int], free_start:
     if not starts:
         return empty_timeline()
     placed = Timeline(np.array(starts, np.int64), np.array(ends, np.int64), np.array(owners, np.int64))
-    bounds: Ints = np.unique(np.concatenate([placed.start_ns, placed.end_ns, elapsed]))
+    bounds: Ints = distinct_times(np.concatenate([placed.start_ns, placed.end_ns, elapsed]))
     owner = placed.at(bounds[:-1])
     used = owner >= 0
     begin, finish, owner = bounds[:-1][used], bounds[1:][used], owner[used]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,8 +32,7 @@ _RACE_NS = 2_000
 _FOLLOWED = (WakeContext.TASK, WakeContext.NET)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A stretch of the path. `anchor` is the thread whose stage counts where `track` has none of its own."""
 
     start_ns: int
@@ -117,7 +117,7 @@ class _Walk:
 
     def last_entry_ns(self) -> int:
         """Return the latest entry before now, 0 if there is none."""
-        return max((ts_ns for ts_ns in self.entries if ts_ns < self.ts_ns), default=0)
+        return max((ts_ns for ts_ns in self.entries if ts_ns < self.ts_ns), default=0) if self.entries else 0
 
     @property
     def is_done(self) -> bool:
@@ -140,9 +140,9 @@ def critical_path(
 
 
 def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
-    turns = threads.messages.sender_at(walk.track, walk.ts_ns), walk.entries.get(walk.ts_ns, NO_TRACK)
-    if any(_follow(walk, track, staged) for track in turns):
-        return
+    for track in (threads.messages.sender_at(walk.track, walk.ts_ns), walk.entries.get(walk.ts_ns, NO_TRACK)):
+        if _follow(walk, track, staged):
+            return
     walk.floor_ns = max(threads.messages.last_turn_ns(walk.track, walk.ts_ns), walk.last_entry_ns())
     thread = threads[walk.track]
     run = bisect_left(thread.run_start, walk.ts_ns) - 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, Ints
+from ..model.events import NO_EVENT, Ints, distinct_times
 from ..model.quality import Issue, Quality
 
 
@@ -96,7 +96,7 @@ def overlay(above: Timeline, below: Timeline) -> Timeline:
         return below
     if not len(below):
         return above
-    bounds = np.unique(np.concatenate([above.start_ns, above.end_ns, below.start_ns, below.end_ns]))
+    bounds = distinct_times(np.concatenate([above.start_ns, above.end_ns, below.start_ns, below.end_ns]))
     upper = above.at(bounds[:-1])
     owner = np.where(upper != NO_EVENT, upper, below.at(bounds[:-1]))
     keep = owner != NO_EVENT
@@ -107,7 +107,7 @@ def gaps(span: Timeline, taken: Timeline) -> tuple[Ints, Ints]:
     """Return the parts of `span` that `taken` does not cover, as starts and ends."""
     if not len(span):
         return span.start_ns, span.end_ns
-    bounds = np.unique(np.concatenate([span.start_ns, span.end_ns, taken.start_ns, taken.end_ns]))
+    bounds = distinct_times(np.concatenate([span.start_ns, span.end_ns, taken.start_ns, taken.end_ns]))
     inner: NDArray[np.bool_] = (span.at(bounds[:-1]) != NO_EVENT) & (taken.at(bounds[:-1]) == NO_EVENT)
     return bounds[:-1][inner], bounds[1:][inner]
 

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from ..capture.directory import RawLog
 from ..capture.layout import MALLOC_OPS, FoldClass, LostCause, RingType
 from ..capture.syscalls import Interest, syscall_interests, syscall_names
-from ..model.events import SYSCALL_ON_GIL, EventKind, Events, Ints, SmallInts, concatenate_events, make_events
+from ..model.events import (
+    SYSCALL_ON_GIL,
+    EventKind,
+    Events,
+    Ints,
+    SmallInts,
+    concatenate_events,
+    distinct_times,
+    make_events,
+)
 from ..model.quality import Issue
 from ..model.trace import Loss
 from ..model.tracks import TrackKind
@@ -110,7 +119,7 @@ class _Decoder:
         found = np.zeros(len(calls), np.int32)
         if not len(notes) or not len(calls):
             return found
-        moments = np.unique(calls.ts_ns)
+        moments = distinct_times(calls.ts_ns)
         keys, wanted = _moment_keys(moments, notes), _moment_keys(moments, calls)
         order = np.argsort(keys, kind="stable")
         at = np.minimum(np.searchsorted(keys[order], wanted), len(order) - 1)

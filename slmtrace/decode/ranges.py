@@ -85,9 +85,7 @@ class _Process:
         usage = self.slots.of_kind(SlotKind.RUSAGE)
         cpu_ns = np.zeros(len(calls), np.int64)
         minor, major = np.ones(len(calls), np.int64), np.zeros(len(calls), np.int64)
-        _, of_call, of_usage = np.intersect1d(
-            _keys(calls, "end_ns"), _keys(usage, "end_ns"), assume_unique=False, return_indices=True
-        )
+        of_call, of_usage = _matches(_keys(calls, "end_ns"), _keys(usage, "end_ns"))
         # The readings bracket the call, so the on-CPU time may exceed it by their own cost.
         dur_ns = (calls["end_ns"] - calls["start_ns"]).astype(np.int64)
         cpu_ns[of_call] = np.clip(usage["a"][of_usage], 1, np.maximum(dur_ns[of_call], 1))
@@ -107,6 +105,8 @@ class _Process:
     def unfinished(self) -> Events:
         """Return the ranges that were begun and whose end was never recorded: SIGKILL, or the recording ended first."""
         begun = self.slots.of_kind(SlotKind.BEGIN)
+        if not len(begun):
+            return make_events(0)
         ended = self.slots.records[np.isin(self.slots.records["kind"], (SlotKind.RANGE, SlotKind.ASYNC))]
         begun = np.array(begun[~np.isin(_keys(begun), _keys(ended))])
         self.context.quality.note(Issue.UNFINISHED_RANGE, len(begun))
@@ -194,6 +194,14 @@ class _Process:
         distinct, rows = np.unique(tids, return_inverse=True)
         tracks = np.array([self.context.tracks.thread(int(tid), self.pid) for tid in distinct], np.int32)
         return tracks[rows] if len(rows) else np.empty(0, np.int32)
+
+
+def _matches(calls: Records, usage: Records) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the rows of the same call in both."""
+    if not len(usage):
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    _, of_call, of_usage = np.intersect1d(calls, usage, assume_unique=False, return_indices=True)
+    return of_call, of_usage
 
 
 def _keys(records: Records, *more: str) -> Records:
