@@ -52,6 +52,8 @@ def load(capture: Capture) -> Trace:
     clocks = _fit_clocks(fragments)
     aligned = [_in_time(_align(fragment, clocks), context.quality) for fragment in fragments]
     manifest = capture.read_manifest()
+    ledger = _ledger(manifest, aligned)
+    context.quality.note(Issue.UNACCOUNTED, sum(line.unaccounted for line in ledger))
     scheds = [fragment.sched for fragment in aligned if fragment.sched is not None and not fragment.sched.is_empty]
     return Trace(
         manifest=manifest,
@@ -60,7 +62,7 @@ def load(capture: Capture) -> Trace:
         strings=context.strings,
         sched=scheds[0] if scheds else empty_sched(),
         counters=[series for fragment in aligned for series in fragment.counters],
-        ledger=_ledger(manifest, aligned),
+        ledger=ledger,
         losses=sorted((loss for f in aligned for loss in f.losses), key=lambda loss: loss.ts_ns),
         quality=context.quality,
         clock_residual_ns={clock.name.lower(): fitted.residual_ns for clock, fitted in clocks.items()},

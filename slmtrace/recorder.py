@@ -197,7 +197,7 @@ class _Session:
         manifest.update(books_of(results, self._clock.books()), status=status)
         self._keep_manifest()
         exit_code = 0 if ending.has_begun and exited.signal else exited.exit_code
-        return Outcome(self._capture, exit_code, status, tuple([*warnings_of(manifest), *self._troubles]))
+        return Outcome(self._capture, exit_code, status, (*warnings_of(manifest), *self._troubles))
 
     def _keep_manifest(self) -> None:
         """Write the manifest; the target runs by now, and no trouble with the capture is a reason to leave it alone."""

@@ -59,6 +59,11 @@ class LedgerLine:
     decoded: int
     lost: dict[str, int]
 
+    @property
+    def unaccounted(self) -> int:
+        """Return how many records are missing without having been reported lost."""
+        return max(0, self.seen - self.written - sum(self.lost.values())) + max(0, self.written - self.decoded)
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:

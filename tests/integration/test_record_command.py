@@ -287,6 +287,16 @@ def test_a_target_outlives_a_recorder_that_is_killed_and_the_capture_reads(tmp_p
     assert "killed" in shown.stdout
 
 
+def test_a_target_outlives_its_capture_and_keeps_its_exit_code(tmp_path: Path) -> None:
+    code = f"import shutil, sys; shutil.rmtree({str(tmp_path / 'out')!r}); print('still here'); sys.exit(7)"
+
+    done = run(tmp_path / "out", PYTHON, "-c", code)
+
+    assert (done.returncode, done.stdout) == (7, "still here\n")
+    assert "Traceback" not in done.stderr
+    assert "could not be explained" in done.stderr
+
+
 def test_a_daemon_that_the_target_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys\n"
