@@ -252,6 +252,23 @@ def test_the_reason_names_the_refusal_where_bpf_is_forbidden() -> None:
     assert "loading BPF programs is refused: EPERM" in said.stdout, said.stderr
 
 
+def test_bpf_and_perfmon_are_enough_to_record_the_tree(tmp_path: Path) -> None:
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv (util-linux) is not installed")
+    command = ["setpriv", "--bounding-set=-all,+bpf,+perfmon", "--inh-caps=-all", sys.executable, "-m", "slmtrace"]
+    options = ["record", "--probes", "ebpf", "--require", "ebpf", "-o", str(tmp_path / "out"), "--", "/bin/true"]
+
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    facts = Capture.open(tmp_path / "out").read_manifest()["sources"][0]["facts"]
+    # The other two groups need a tracefs that is mounted and readable, or CAP_SYS_ADMIN to mount one.
+    assert {name for name, status in facts["groups"].items() if status == "ok"} >= {
+        *("tree", "sched", "faults", "syscalls", "block")
+    }
+    assert facts["capabilities"] == ["CAP_PERFMON", "CAP_BPF"]
+
+
 def test_nothing_stays_behind(tmp_path: Path) -> None:
     mounts = Path("/proc/mounts").read_text()
     capture = new_capture(tmp_path)
