@@ -51,6 +51,7 @@ class Recording:
     weight_files: tuple[Path, ...] = ()
     cache: str = ""  # cold, warm; '': as it is
     environ: Mapping[str, str] = field(default_factory=dict)  # set for the target, over our own
+    floors: Mapping[str, float] = field(default_factory=dict)  # what the node can do at best, as measured before
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ class _Session:
             model=recording.model,
             command=recording.command,
         )
+        if recording.floors:
+            self._manifest["state"]["floors"] = dict(recording.floors)
         self._has_started = False
         self._troubles: dict[str, None] = {}  # with the capture itself, each once
 

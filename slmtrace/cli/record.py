@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ..engines.models import inspect_model, locate_model
+from ..engines.floors import read_floors
+from ..engines.models import Model, inspect_model, locate_model
 from ..errors import UsageError
 from ..recorder import Recording, record
 from ..recording.ending import parse_until
@@ -40,16 +41,18 @@ def command(until: str, command_line: tuple[str, ...], **arguments: Any) -> int:
     choices = read_choices(arguments)
     if not command_line:
         raise UsageError("there is no command to record", hint="slmtrace record -- python program.py")
-    model, weight_files = _find_model(command_line)
+    found = _find_model(command_line)
+    model, weight_files = (found.name, found.weight_files) if found else ("", ())
     recording = Recording(
         command=command_line,
-        probes=choices.probes,
-        required=choices.required,
-        probes_if_present=choices.probes_if_present,
-        options=choices.options,
+        probes=choices.probes.probes,
+        required=choices.probes.required,
+        probes_if_present=choices.probes.probes_if_present,
+        options=choices.probes.options,
         until=parse_until(until),
         model=model,
         weight_files=weight_files,
+        floors=read_floors(found) if found else {},
     )
     name = model or next((Path(word).stem for word in reversed(command_line[:3]) if word.endswith(".py")), "")
     output = choices.output or default_output("record", name or Path(command_line[0]).name)
@@ -63,14 +66,13 @@ def command(until: str, command_line: tuple[str, ...], **arguments: Any) -> int:
     return outcome.exit_code
 
 
-def _find_model(command_line: Sequence[str]) -> tuple[str, tuple[Path, ...]]:
-    """Return the name and the weight files of the first model that the command names, if any."""
+def _find_model(command_line: Sequence[str]) -> Model | None:
+    """Return the first model that the command names, if any."""
     for word in command_line[1:]:
         path = locate_model(word.rpartition("=")[2])
         if path is not None:
             try:
-                model = inspect_model(path)
+                return inspect_model(path)
             except UsageError:
                 continue
-            return model.name, model.weight_files
-    return "", ()
+    return None

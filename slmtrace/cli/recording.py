@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 import click
 
+from ..builtin import ProbeChoices, default_probes
 from ..capture.directory import Capture
 from ..errors import UsageError
 from ..probes.base import RecordOptions
-from ..probes.registry import DEEP_PROBES, DEFAULT_PROBES, PROBES_IF_PRESENT, in_order, parse_names
+from ..probes.registry import parse_names
 from ..recorder import Outcome
 from ..recording.ownership import give_to_caller
 from ..recording.progress import Progress
@@ -56,10 +57,7 @@ _OPTIONS = (
 class RecordingChoices:
     """The recording options of a command line, checked."""
 
-    options: RecordOptions
-    probes: tuple[str, ...]
-    required: tuple[str, ...]
-    probes_if_present: tuple[str, ...]
+    probes: ProbeChoices
     output: Path | None
 
 
@@ -80,11 +78,10 @@ def read_choices(arguments: Mapping[str, Any]) -> RecordingChoices:
     required = parse_names(str(arguments["require"]))
     _check_output(arguments["output"])
     if arguments["probes"] is not None:
-        return RecordingChoices(options, parse_names(str(arguments["probes"])), required, (), arguments["output"])
-    chosen = {*(DEEP_PROBES if options.tier == "deep" else DEFAULT_PROBES)}
-    if options.malloc == "slow":
-        chosen.add("malloc")
-    return RecordingChoices(options, in_order(chosen), required, PROBES_IF_PRESENT, arguments["output"])
+        probes = ProbeChoices(options, parse_names(str(arguments["probes"])), required)
+    else:
+        probes = default_probes(options, required)
+    return RecordingChoices(probes, arguments["output"])
 
 
 def _check_output(path: Path | None) -> None:

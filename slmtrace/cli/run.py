@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ..engines.hf import EngineRun, prepare_run
-from ..engines.models import Model, find_model
-from ..engines.vllm import VllmChoices, prepare_vllm_run
+from ..builtin import RunRequest, record_run
+from ..engines.models import find_model
+from ..engines.vllm import VllmChoices
 from ..errors import UsageError
-from ..recorder import Outcome, Recording, record
 from ..recording.progress import Progress
-from .recording import (
-    RecordingChoices,
-    default_output,
-    explain,
-    import_analysis,
-    read_choices,
-    recording_options,
-)
+from .recording import default_output, explain, import_analysis, read_choices, recording_options
 
 
 @click.command("run", short_help="Record a built-in run and explain it.")
@@ -68,58 +57,22 @@ def command(
         )
     if offline and concurrency:
         raise UsageError("--offline asks one at a time", hint="leave out --concurrency or --offline")
-    vllm_choices = VllmChoices(offline, concurrency or 1)
     choices = read_choices(arguments)
     progress = Progress(n_requests=n_requests)
+    request = RunRequest(
+        engine=engine,
+        model_name=model_name,
+        n_prompt_tokens=prompt_tokens,
+        n_requests=n_requests,
+        vllm=VllmChoices(offline, concurrency or 1),
+        cache=cache or "",
+    )
     try:
-        outcome = _record(
-            choices, _Request(engine, model_name, prompt_tokens, n_requests, vllm_choices, cache or ""), progress
-        )
+        output = choices.output or default_output(engine, find_model(model_name, progress.say).name)
+        outcome, _ = record_run(request, choices.probes, output, progress, import_analysis)
         is_explained = explain(outcome, progress, to_stderr=False)
     finally:
         progress.clear()
     if outcome.exit_code:
         click.echo(f"slmtrace: the run ended with exit code {outcome.exit_code}", err=True)
     return outcome.exit_code or int(not is_explained)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What is asked of the engine."""
-
-    engine: str
-    model_name: str
-    n_prompt_tokens: int
-    n_requests: int
-    vllm: VllmChoices
-    cache: str
-
-    def prepare(self, model: Model, scratch: Path, progress: Progress) -> EngineRun:
-        """Return the command to record."""
-        sizes = (self.n_prompt_tokens, self.n_requests)
-        if self.engine == "vllm":
-            return prepare_vllm_run(model, *sizes, self.vllm, scratch, progress.say)
-        return prepare_run(model, *sizes, scratch, progress.say)
-
-
-def _record(choices: RecordingChoices, request: _Request, progress: Progress) -> Outcome:
-    model = find_model(request.model_name, progress.say)
-    if request.cache == "cold" and not model.weight_files:
-        raise UsageError("--cold needs weight files", hint="name a model directory")
-    with tempfile.TemporaryDirectory(prefix="slmtrace-") as scratch:
-        run = request.prepare(model, Path(scratch), progress)
-        recording = Recording(
-            command=run.command,
-            probes=choices.probes,
-            required=choices.required,
-            probes_if_present=choices.probes_if_present,
-            options=choices.options,
-            engine=request.engine,
-            engine_version=run.engine_version,
-            model=model.name,
-            weight_files=model.weight_files,
-            cache=request.cache,
-            environ=run.environ,
-        )
-        output = choices.output or default_output(request.engine, model.name)
-        return record(recording, output, progress, import_analysis)

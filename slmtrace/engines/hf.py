@@ -28,25 +28,36 @@ class EngineRun:
     engine_version: str
     command: tuple[str, ...]
     environ: dict[str, str]
+    results: Path | None = None  # where the program writes a JSON line for each request it answered
 
 
 def prepare_run(
-    model: Model, n_prompt_tokens: int, n_requests: int, scratch: Path, say: Callable[[str], None]
+    model: Model,
+    n_prompt_tokens: int,
+    n_requests: int,
+    scratch: Path,
+    say: Callable[[str], None],
+    *,
+    n_new_tokens: int = NEW_TOKENS,
+    interpreter: str = "",
 ) -> EngineRun:
-    """Make the prompts in `scratch` and return the command that answers them.
+    """Make the prompts in `scratch` and return the command that answers them, under our Python or another one.
 
     Raises:
         UsageError: the model cannot do what is asked.
         SlmtraceError: transformers is not installed.
     """
     for package in ("torch", "transformers"):
-        if importlib.util.find_spec(package) is None:
+        if not interpreter and importlib.util.find_spec(package) is None:
             raise SlmtraceError(f"the built-in run needs {package}", hint="pip install 'slmtrace[hf]'")
     if not has_tokenizer(model):
         raise UsageError(f"{model.path} has no tokenizer", hint="download the model's tokenizer files too")
-    prompts = make_prompts(model, n_prompt_tokens, n_requests, NEW_TOKENS, scratch, say)
-    command = (sys.executable, str(_TARGET), str(model.path), str(prompts), str(NEW_TOKENS))
-    return EngineRun("hf", package_version("transformers"), command, dict(_ENVIRON))
+    prompts = make_prompts(model, n_prompt_tokens, n_requests, n_new_tokens, scratch, say)
+    results = scratch / "results.jsonl"
+    arguments = (str(model.path), str(prompts), str(n_new_tokens), str(results))
+    command = (interpreter or sys.executable, str(_TARGET), *arguments)
+    version = "" if interpreter else package_version("transformers")
+    return EngineRun("hf", version, command, dict(_ENVIRON), results)
 
 
 def make_prompts(

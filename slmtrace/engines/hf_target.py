@@ -1,4 +1,4 @@
-"""The built-in transformers run, in the target: `python hf_target.py MODEL PROMPTS NEW_TOKENS`.
+"""The built-in transformers run, in the target: `python hf_target.py MODEL PROMPTS NEW_TOKENS RESULTS`.
 
 It is what a user's own program would be: the public API, a streamer that receives text, nothing of ours. The recorder
 treats it like any other command.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -40,23 +41,32 @@ def load(model_path: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(model_path, dtype="auto").to("cuda")
 
 
-def main(model_path: str, prompts_path: str, n_new_tokens: str) -> None:
-    """Load the model and answer every prompt, one after the other."""
+def main(model_path: str, prompts_path: str, n_new_tokens: str, results_path: str) -> None:
+    """Load the model, answer every prompt, one after the other, and write down how each went."""
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model = load(model_path)
+    results = []
     for number, prompt in enumerate(json.loads(Path(prompts_path).read_text(encoding="utf-8"))):
         sink = _TextSink(tokenizer)
         start_s = time.monotonic()
         inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
         output = model.generate(**inputs, max_new_tokens=int(n_new_tokens), do_sample=False, streamer=sink)
+        latency_s = time.monotonic() - start_s
         n_prompt_tokens = inputs["input_ids"].shape[1]
+        n_new = output.shape[1] - n_prompt_tokens
+        results.append({"latency_s": latency_s, "n_new_tokens": n_new, "rss_bytes": _rss_bytes()})
         print(
             f"request {number}: {n_prompt_tokens} prompt tokens, first text after "
-            f"{(sink.first_text_s - start_s) * 1e3:.1f} ms, {output.shape[1] - n_prompt_tokens} new tokens",
+            f"{(sink.first_text_s - start_s) * 1e3:.1f} ms, {n_new} new tokens",
             file=sys.stderr,
             flush=True,
         )
+    Path(results_path).write_text("".join(f"{json.dumps(line)}\n" for line in results), encoding="utf-8")
+
+
+def _rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""Tell a regression from noise with as few repeats as will do: a group-sequential rank test.
+
+At each look, the times measured so far are compared with the baseline's by the Mann-Whitney test, whose exact
+distribution under "no difference" is known whatever the noise looks like; the shift is Hodges and Lehmann's median of
+all pairwise differences, and its confidence bounds are order statistics of these differences (Hollander, Wolfe and
+Chicken, "Nonparametric Statistical Methods", 4.2-4.3). Values are compared as logarithms, so that a shift is a ratio.
+
+Looking often must not raise the chance of a false alarm: each look may spend what Pocock's function has released by
+then and no earlier look has spent (Lan and DeMets, Biometrika 1983). The sum of what is spent bounds the chance.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from statistics import median
+
+# Of a whole check, over all its windows and looks. A missed regression costs less than a gate nobody believes.
+ALPHA, BETA = 0.001, 0.01
+
+
+class Decision(Enum):
+    """What a look says."""
+
+    REGRESSION = "regression"
+    PASS = "pass"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How much longer B takes than A, as a share of A, with the bounds that the look could give."""
+
+    estimate: float
+    low: float  # -inf: so few repeats bound nothing at this level
+    high: float
+
+    @property
+    def visible(self) -> float:
+        """Return the smallest regression that would have been told from noise."""
+        return math.inf if math.isinf(self.low) else (1 + self.estimate) / (1 + self.low) - 1
+
+
+@dataclass(slots=True)
+class SequentialTest:
+    """One series against its baseline, look after look, until it is decided or `n_max` repeats are in.
+
+    No change and a change of `max_regression` are told apart: what lies between counts as the nearer of both.
+    """
+
+    baseline: Sequence[float]
+    max_regression: float
+    n_max: int
+    alpha: float = ALPHA
+    beta: float = BETA
+    _spent: dict[str, float] = field(default_factory=lambda: {"alpha": 0.0, "beta": 0.0})
+
+    def look(self, values: Sequence[float]) -> tuple[Decision, Shift]:
+        """Decide by all values so far.
+
+        Raises:
+            ValueError: a time is not positive, or there is none.
+        """
+        differences = sorted(math.log(b) - math.log(a) for b in values for a in self.baseline)
+        released = math.log(1 + (math.e - 1) * min(1.0, len(values) / self.n_max))
+        sizes = (len(self.baseline), len(values))
+        below = self._spend("alpha", self.alpha * released, sizes)
+        above = self._spend("beta", self.beta * released, sizes)
+        shift = Shift(
+            estimate=math.expm1(median(differences)),
+            low=math.expm1(differences[below]) if below >= 0 else -math.inf,
+            high=math.expm1(differences[-1 - above]) if above >= 0 else math.inf,
+        )
+        half = math.expm1(math.log1p(self.max_regression) / 2)
+        if shift.low > 0 and shift.estimate >= half:
+            return Decision.REGRESSION, shift
+        if shift.high < self.max_regression and shift.estimate < half:
+            return Decision.PASS, shift
+        return Decision.UNDECIDED, shift
+
+    def _spend(self, kind: str, released: float, sizes: tuple[int, int]) -> int:
+        """Return how many of the extreme differences lie outside the bound, less one; -1: nothing can be said yet."""
+        u = critical_u(*sizes, released - self._spent[kind])
+        if u >= 0:
+            self._spent[kind] += probability_up_to(u, *sizes)
+        return u
+
+
+def critical_u(n_a: int, n_b: int, level: float) -> int:
+    """Return the largest u with P(U <= u) <= level when both samples are of one distribution; -1: there is none."""
+    cumulative = _cumulative(n_a, n_b)
+    return next((u - 1 for u, p in enumerate(cumulative) if p > level), len(cumulative) - 1)
+
+
+def probability_up_to(u: int, n_a: int, n_b: int) -> float:
+    """Return P(U <= u) of the Mann-Whitney statistic when both samples are of one distribution."""
+    return _cumulative(n_a, n_b)[u]
+
+
+@functools.lru_cache(maxsize=256)
+def _cumulative(n_a: int, n_b: int) -> tuple[float, ...]:
+    # The count of arrangements by U: each b-value joins with 0..n_a a-values below it (a Gaussian binomial).
+    counts = [1]
+    for step in range(1, n_b + 1):
+        grown = [0] * (len(counts) + n_a)
+        # Multiply by (1 - q^(n_a+step)), then divide by (1 - q^step).
+        product = counts + [0] * (n_a + step)
+        for index, count in enumerate(counts):
+            product[index + n_a + step] -= count
+        for index in range(len(grown)):
+            grown[index] = product[index] + (grown[index - step] if index >= step else 0)
+        counts = grown
+    total = math.comb(n_a + n_b, n_b)
+    running, cumulative = 0, []
+    for count in counts:
+        running += count
+        cumulative.append(running / total)
+    return tuple(cumulative)
