@@ -25,6 +25,8 @@ _COMMANDS = {
     "view": "Open the timeline in the Perfetto UI.",
     "import": "Explain a trace of torch.profiler.",
     "bundle": "Make one file for a bug report, without anything private.",
+    "certify": "Say whether this node is fit for a big model, in a minute.",
+    "check": "Fail if a run is slower than its baseline: a regression gate for CI.",
     "doctor": "Try every probe, and say what is missing and how to get it.",
     "model": "Write a probe model with random weights.",
 }

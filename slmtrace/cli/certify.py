@@ -1,0 +1,51 @@
+"""`slmtrace certify`: the pre-flight check of a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..builtin import ProbeChoices, RunRequest, default_probes
+from ..errors import CheckFailed, UsageError
+from ..probes.base import RecordOptions
+from ..probes.registry import parse_names
+from ..recording.ownership import give_to_caller, topmost_missing
+from ..recording.progress import Progress
+
+
+@click.command("certify", short_help="Say whether this node is fit for a big model.")
+@click.option("--engine", type=click.Choice(["hf"]), default="hf", show_default=True)
+@click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
+@click.option("--baseline", metavar="FILE", type=click.Path(exists=True, path_type=Path), help="A good certificate.")
+@click.option("--probes", metavar="LIST", help="Record with these probes only, such as ranges,proc.")
+@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Write certificate.json, .html.")
+@click.option("--json", "is_json", is_flag=True, help="Print the certificate itself, for fleet collect.")
+def command(is_json: bool, output: Path | None, baseline: Path | None, **arguments: Any) -> int:
+    """Load a small model cold and warm, ask it, and hold what was measured against physics and a baseline.
+
+    The exit code is 0 for pass and warn, and 5 for fail: a Slurm prolog or an init container can act on it.
+    """
+    if output is not None and output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is not a directory", hint="name another one with -o")
+    from ..studies import certificate, certificate_output  # noqa: PLC0415  (numpy takes longer to import)
+
+    before = certificate.read_certificate(baseline) if baseline is not None else None
+    names, options = arguments["probes"], RecordOptions()
+    probes = ProbeChoices(options, parse_names(names)) if names is not None else default_probes(options)
+    request = RunRequest(engine=arguments["engine"], model_name=arguments["model_name"])
+    progress = Progress()
+    try:
+        made = certificate.certify(request, probes, progress, before)
+    finally:
+        progress.clear()
+    if output is not None:
+        new = topmost_missing(output)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "certificate.json").write_text(certificate.render_certificate_json(made), encoding="utf-8")
+        (output / "certificate.html").write_text(certificate_output.render_certificate_html(made), encoding="utf-8")
+        give_to_caller(new)
+    render = certificate.render_certificate_json if is_json else certificate_output.render_certificate_text
+    click.echo(render(made), nl=False)
+    return CheckFailed.exit_code if made.verdict == "fail" else 0

@@ -1,0 +1,188 @@
+"""The health certificate of a node: what a small model's cold and warm runs measured there, and its plain JSON form."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib import resources
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ..builtin import ProbeChoices, RunRequest
+from ..engines.floors import find_floors, forget_floors
+from ..engines.models import Model, find_model
+from ..errors import CaptureError
+from ..model.report import Report, WindowReport
+from ..model.taxonomy import Phase, WindowKind
+from ..output.summary import as_mapping, state_before
+from ..recording.progress import Progress
+from .judge import Check, judge, overall
+from .repeat import FIRST, LATER, LOAD, Run, run_once, series_of
+
+SCHEMA = "slmtrace.certificate/1"
+SCHEMA_FILE = "certificate.schema.json"
+N_REQUESTS, N_NEW_TOKENS = 8, 16
+CONTEXT_LENGTHS = (2048, 4096, 8192, 16384, 32768)
+# What of the state a certificate keeps: settings and limits, no lists of files.
+_STATE_TOPICS = ("memory", "thp", "hugepages", "numa", "cgroup", "cpu", "allocator", "storage", "kernel", "gpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was measured, in which windows the time went where, and what each check says of it."""
+
+    data: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """Return pass, warn or fail."""
+        return str(self.data["verdict"])
+
+    @property
+    def checks(self) -> list[Check]:
+        """Return the checks, the gravest first."""
+        return [Check(**one) for one in self.data["checks"]]
+
+
+def certify(
+    request: RunRequest, probes: ProbeChoices, progress: Progress, baseline: Certificate | None = None
+) -> Certificate:
+    """Measure the floors anew, load cold, load warm, answer a few requests each time, and judge.
+
+    Raises:
+        SlmtraceError: the model or the engine is not there, or a run failed.
+    """
+    start = time.monotonic()
+    model = find_model(request.model_name, progress.say)
+    forget_floors(model)
+    floors = find_floors(model, progress.say)
+    request = replace(request, n_requests=N_REQUESTS, n_new_tokens=N_NEW_TOKENS)
+    cold = run_once(replace(request, cache="cold", n_requests=2), probes, progress)
+    warm = run_once(replace(request, cache="warm"), probes, progress)
+    facts = describe(model, floors, cold, warm)
+    checks = judge(facts, baseline.data if baseline else None)
+    return Certificate(
+        {
+            "schema": SCHEMA,
+            "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "took_s": round(time.monotonic() - start, 3),
+            "verdict": overall(checks),
+            "checks": [one.to_json() for one in checks],
+            **facts,
+        }
+    )
+
+
+def describe(model: Model, floors: Mapping[str, float], cold: Run, warm: Run) -> dict[str, Any]:
+    """Return what was measured: the part of a certificate that is judged."""
+    report = warm.report
+    windows = {f"cold {LOAD}": series_of(cold.report).get(LOAD)}
+    windows |= {(f"warm {LOAD}" if name == LOAD else name): one for name, one in series_of(report).items()}
+    return {
+        "host": dict(as_mapping(report.capture.get("host"))),
+        "engine": {key: str(report.capture.get(key) or "") for key in ("engine", "engine_version", "model", "tier")},
+        "model_bytes": sum(path.stat().st_size for path in model.weight_files),
+        "floors": dict(floors),
+        "measures": _measures(windows, warm),
+        "windows": {name: _window(window) for name, window in windows.items() if window is not None},
+        "missing_sources": [one.name for one in report.sources if one.status == "unavailable"],
+        "state": {topic: dict(found) if isinstance(found, Mapping) else found for topic, found in _state(report)},
+        "kv_cache": kv_cache_table(model, report),
+    }
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read a certificate.
+
+    Raises:
+        CaptureError: it is none.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != SCHEMA:
+            raise ValueError(f"schema {str(data['schema'])[:80]!r} is not {SCHEMA!r}")
+        certificate = Certificate(data)
+        _ = (certificate.verdict, certificate.checks)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CaptureError(f"{path} is no certificate: {error}", hint="slmtrace certify -o DIR makes one") from error
+    return certificate
+
+
+def read_certificate_schema() -> dict[str, Any]:
+    """Return the published JSON Schema of certificate.json."""
+    text = resources.files(__package__).joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def render_certificate_json(certificate: Certificate) -> str:
+    """Render certificate.json."""
+    return json.dumps(certificate.data, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def kv_cache_table(model: Model, report: Report) -> list[dict[str, int]]:
+    """Return, for each context length, the bytes of one sequence's KV cache and how many fit the first GPU.
+
+    It is computed from the model's configuration and the GPU's memory, not measured; empty without a GPU.
+    """
+    gpus = state_before(report, "gpu").get("gpus")
+    gpu = as_mapping(gpus[0]) if isinstance(gpus, list) and gpus else {}
+    memory_bytes, config = gpu.get("memory_total_bytes"), model.config
+    try:
+        heads = int(config["num_attention_heads"])
+        head_size = int(config.get("head_dim") or config["hidden_size"] // heads)
+        per_token = 4 * int(config["num_hidden_layers"]) * int(config.get("num_key_value_heads") or heads) * head_size
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return []
+    if not isinstance(memory_bytes, int):
+        return []
+    free_bytes = max(0, memory_bytes - sum(path.stat().st_size for path in model.weight_files))
+    return [
+        {"max_model_len": n, "bytes_per_sequence": n * per_token, "sequences": free_bytes // (n * per_token)}
+        for n in CONTEXT_LENGTHS
+    ]
+
+
+def _measures(windows: Mapping[str, WindowReport | None], warm: Run) -> dict[str, float]:
+    names = {
+        "cold_load_real_s": f"cold {LOAD}",
+        "warm_load_real_s": f"warm {LOAD}",
+        "ttft_first_s": FIRST,
+        "ttft_steady_s": LATER,
+    }
+    found = {name: window.total_ns / 1e9 for name, key in names.items() if (window := windows.get(key)) is not None}
+    later = sorted(one.total_ns for one in warm.report.windows if one.kind is WindowKind.TTFT)[:-1]
+    if len(later) > 2:
+        found["ttft_spread"] = later[-1] / max(1.0, float(median(later)))
+    answers = warm.answers[1:]
+    if answers:
+        found["gen_latency_s"] = float(median(one.latency_s for one in answers))
+        found["tokens_per_second"] = sum(one.n_new_tokens for one in answers) / sum(one.latency_s for one in answers)
+    if len(answers) > 2:
+        steps = [b.rss_bytes - a.rss_bytes for a, b in itertools.pairwise(answers)]
+        found["rss_drift_bytes_per_request"] = float(median(steps))
+    return found
+
+
+def _window(window: WindowReport) -> dict[str, Any]:
+    causes = sorted(window.causes, key=lambda share: (-share.ns, share.cause))
+    return {
+        "total_ns": window.total_ns,
+        "phases": {phase.label: int(window.phases.get(phase, 0)) for phase in Phase},
+        "causes": {f"{one.cause.phase.label}.{one.cause.label}": one.ns for one in causes if one.ns},
+    }
+
+
+def _state(report: Report) -> list[tuple[str, Any]]:
+    found = []
+    for topic in _STATE_TOPICS:
+        value = report.state.get(topic)
+        before = value.get("before", value) if isinstance(value, Mapping) else value
+        if before is not None:
+            found.append((topic, before))
+    return found

@@ -1,0 +1,116 @@
+"""The regression gate: repeat a run until it is clear whether it is slower than its baseline, and which phase moved.
+
+The baseline is fixed (runs recorded earlier), or recorded now, turn by turn with the runs under test: on a machine
+whose speed drifts from hour to hour, only the second compares like with like.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from ..model.report import Report
+from ..output.diff.compare import Comparison, compare
+from .repeat import FIRST, LATER, LOAD, only_series, series_of
+from .sequential import ALPHA, BETA, Decision, SequentialTest, Shift
+
+MIN_REPEATS, LOOK_EVERY = 4, 2
+SERIES = (LOAD, FIRST, LATER)
+
+Record = Callable[[], Report]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesVerdict:
+    """What was decided of one window."""
+
+    label: str
+    decision: Decision
+    shift: Shift
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What was decided, on how many runs, and where the time moved. `comparison` has a window for each verdict."""
+
+    verdicts: list[SeriesVerdict]
+    max_regression: float
+    n_baseline: int
+    n_repeats: int
+    comparison: Comparison
+
+    @property
+    def is_regression(self) -> bool:
+        """Say whether any window takes longer than it may."""
+        return any(one.decision is Decision.REGRESSION for one in self.verdicts)
+
+
+def check(
+    baseline: Sequence[Report],
+    record: Record,
+    *,
+    max_regression: float,
+    max_repeats: int,
+    record_baseline: Record | None = None,
+    seed: int = 0,
+) -> CheckResult:
+    """Record until every window is decided, one is a regression, or `max_repeats` are in.
+
+    With `record_baseline`, the baseline grows too, in a random order within each pair.
+
+    Raises:
+        UsageError: the runs have no window in common.
+    """
+    before, now = list(baseline), list[Report]()
+    order = random.Random(seed)
+    gate = _Gate(max_regression, max_repeats)
+    while len(now) < max_repeats:
+        turns = [(record, now), *([(record_baseline, before)] if record_baseline else [])]
+        order.shuffle(turns)
+        for take, reports in turns:
+            reports.append(take())
+        is_due = len(now) >= MIN_REPEATS and (len(now) - MIN_REPEATS) % LOOK_EVERY == 0
+        if (is_due or len(now) == max_repeats) and gate.is_decided(before, now):
+            break
+    return CheckResult(
+        verdicts=list(gate.verdicts.values()),
+        max_regression=max_regression,
+        n_baseline=len(before),
+        n_repeats=len(now),
+        comparison=compare([only_series(one) for one in before], [only_series(one) for one in now]),
+    )
+
+
+class _Gate:
+    """A sequential test for each window that all runs have; the chance of a false alarm is shared among them."""
+
+    def __init__(self, max_regression: float, max_repeats: int) -> None:
+        self.verdicts: dict[str, SeriesVerdict] = {}
+        self._limits = (max_regression, max_repeats)
+        self._tests: dict[str, SequentialTest] = {}
+
+    def is_decided(self, before: Sequence[Report], now: Sequence[Report]) -> bool:
+        """Look at what is in so far, and say whether recording more would change nothing."""
+        times_before, times_now = _times(before), _times(now)
+        labels = [label for label in SERIES if label in times_before and label in times_now]
+        if not labels:
+            raise UsageError(
+                "the baseline and the runs have no window in common", hint="make the baseline with the same options"
+            )
+        for label in labels:
+            verdict = self.verdicts.get(label)
+            if verdict is None or verdict.decision is Decision.UNDECIDED:
+                test = self._tests.setdefault(label, SequentialTest((), *self._limits, ALPHA / len(labels), BETA))
+                test.baseline = times_before[label]
+                self.verdicts[label] = SeriesVerdict(label, *test.look(times_now[label]))
+        decisions = {one.decision for one in self.verdicts.values()}
+        return Decision.REGRESSION in decisions or Decision.UNDECIDED not in decisions
+
+
+def _times(reports: Sequence[Report]) -> dict[str, list[float]]:
+    """Return the times of each window that every run has, in nanoseconds."""
+    series = [series_of(report) for report in reports]
+    common = [label for label in SERIES if all(label in one and one[label].total_ns > 0 for one in series)]
+    return {label: [float(one[label].total_ns) for one in series] for label in common}

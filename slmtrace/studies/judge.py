@@ -1,0 +1,186 @@
+"""The rules of a health certificate: against physics and common sense, and against a healthy node of the same kind.
+
+A limit says where a node is worth a look (warn) and where a big model should not be sent to it (fail). They are wide on
+purpose: a pre-flight check that cries wolf is switched off. A baseline of the same kind of node is the sharper rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..output.summary import as_mapping
+from ..units import format_bytes, format_rate
+
+PASS, WARN, FAIL = "pass", "warn", "fail"
+_GRAVITY = {FAIL: 0, WARN: 1, PASS: 2}
+# Against a baseline: this much worse.
+BASELINE_WARN, BASELINE_FAIL = 1.25, 1.6
+_LOWER_IS_BETTER = (*("cold_load_real_s", "warm_load_real_s", "ttft_first_s", "ttft_steady_s", "gen_latency_s"),)
+_HIGHER_IS_BETTER = ("tokens_per_second",)
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a certificate."""
+
+    name: str
+    status: str  # pass, warn, fail
+    reason: str
+    phase: str = ""  # where the time went, for a check of a window
+    cause: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """Return the plain form."""
+        return asdict(self)
+
+
+def judge(facts: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -> list[Check]:
+    """Return all checks that the facts allow, the gravest first. `facts` are the measured part of a certificate."""
+    checks = [
+        *_judge_floors(facts["floors"]),
+        *_judge_cold_storage(facts),
+        *_judge_shares(facts["windows"]),
+        *_judge_measures(facts["measures"]),
+        *_judge_state(facts["state"], int(facts["model_bytes"])),
+        *_judge_evidence(facts["missing_sources"]),
+        *(_judge_against(facts, baseline) if baseline is not None else ()),
+    ]
+    return sorted(checks, key=lambda one: _GRAVITY[one.status])
+
+
+def overall(checks: list[Check]) -> str:
+    """Return the gravest status."""
+    return min((one.status for one in checks), key=lambda status: _GRAVITY[status], default=PASS)
+
+
+def _judge_floors(floors: Mapping[str, float]) -> Iterator[Check]:
+    limits = {  # warn below, fail below, what it is
+        "disk_bytes_per_second": (200e6, 50e6, "storage", "the model's device delivers"),
+        "memory_bytes_per_second": (1e9, 0.3e9, "allocator", "one thread copies memory at"),
+        "h2d_bytes_per_second": (6e9, 2e9, "dma", "pinned memory reaches the GPU at"),
+    }
+    for name, (warn, fail, phase, words) in limits.items():
+        if name in floors:
+            status = FAIL if floors[name] < fail else WARN if floors[name] < warn else PASS
+            shown, limit = (
+                format_rate(int(one), _SECOND_NS) for one in (floors[name], fail if status == FAIL else warn)
+            )
+            yield Check(f"floor {name.partition('_bytes')[0]}", status, f"{words} {shown} (limit {limit})", phase)
+
+
+def _judge_cold_storage(facts: Mapping[str, Any]) -> Iterator[Check]:
+    """Compare what a cold load waited for storage with what the device needs for the weights."""
+    window, rate = facts["windows"].get("cold load"), facts["floors"].get("disk_bytes_per_second")
+    if window is None or not rate:
+        return
+    floor_s, spent_s = facts["model_bytes"] / rate, window["phases"]["storage"] / 1e9
+    # A cold load reads more than weights, in small pieces: seconds of that are no sickness.
+    limits = ((FAIL, max(10 * floor_s, floor_s + 10)), (WARN, max(3 * floor_s, floor_s + 3)))
+    status = next((status for status, limit_s in limits if spent_s > limit_s), PASS)
+    reason = f"{spent_s:.2f} s on storage, {floor_s:.2f} s is what the device needs for the weights"
+    yield Check("cold load storage", status, reason, "storage", _largest_cause(window, "storage"))
+
+
+def _judge_shares(windows: Mapping[str, Any]) -> Iterator[Check]:
+    """Judge the share of a window that a healthy node does not spend on this cause."""
+    rules: tuple[tuple[str, str, tuple[str, ...], float, float], ...] = (
+        ("CPU contention", "scheduler", ("run_queue",), 0.15, 0.4),
+        ("CPU quota", "scheduler", ("cpu_throttled",), 0.02, 0.15),
+        ("memory pressure", "allocator", ("reclaim", "compaction"), 0.05, 0.2),
+        ("page cache", "storage", ("major_fault", "block_io_wait", "readahead_wait"), 0.1, 0.4),
+    )
+    for name, phase, causes, warn, fail in rules:
+        for label in ("warm load", "later ttft"):
+            window = windows.get(label)
+            if window is None or not window["total_ns"]:
+                continue
+            ns = {cause: window["causes"].get(f"{phase}.{cause}", 0) for cause in causes}
+            share = sum(ns.values()) / window["total_ns"]
+            status = FAIL if share > fail else WARN if share > warn else PASS
+            worst = max(causes, key=lambda cause: ns[cause])
+            limit = 100 * (fail if status == FAIL else warn)
+            reason = f"{100 * share:.1f} % of the {label} (limit {limit:.0f} %)"
+            yield Check(f"{name}, {label}", status, reason, phase, worst)
+
+
+def _judge_measures(measures: Mapping[str, float]) -> Iterator[Check]:
+    drift = measures.get("rss_drift_bytes_per_request")
+    if drift is not None:
+        status = FAIL if drift > 16 << 20 else WARN if drift > 1 << 20 else PASS
+        reason = f"resident memory grows by {format_bytes(int(drift))} a request (limit 1.00 MiB)"
+        yield Check("RSS drift", status, reason, "allocator")
+    spread = measures.get("ttft_spread")
+    if spread is not None:
+        status = FAIL if spread > 6 else WARN if spread > 2.5 else PASS
+        yield Check("steadiness", status, f"the slowest steady first token took {spread:.1f} times the median")
+
+
+def _judge_state(state: Mapping[str, Any], model_bytes: int) -> Iterator[Check]:
+    memory, thp, cgroup, cpu = (as_mapping(state.get(key)) for key in ("memory", "thp", "cgroup", "cpu"))
+    available = memory.get("available_bytes")
+    if isinstance(available, int):
+        status = FAIL if available < model_bytes else WARN if available < 2 * model_bytes else PASS
+        reason = f"{format_bytes(available)} available for weights of {format_bytes(model_bytes)}"
+        yield Check("memory available", status, reason, "allocator")
+    rules: tuple[tuple[str, bool, str, str], ...] = (
+        (
+            "huge pages",
+            thp.get("enabled") == "always" and thp.get("defrag") == "always",
+            f"transparent huge pages {thp.get('enabled')}, defrag {thp.get('defrag')}",
+            "allocator",
+        ),
+        ("CPU governor", cpu.get("governor") == "powersave", f"governor {cpu.get('governor') or 'not shown'}", ""),
+        (
+            "cgroup CPUs",
+            isinstance(limit := cgroup.get("cpu_limit_cpus"), int | float) and limit < 1,
+            f"CPU limit {limit if limit is not None else 'none'}",
+            "scheduler",
+        ),
+    )
+    for name, is_bad, reason, phase in rules:
+        yield Check(name, WARN if is_bad else PASS, reason, phase)
+
+
+def _judge_evidence(missing: list[str]) -> Iterator[Check]:
+    reason = f"without {', '.join(missing)}: coarser causes" if missing else "all sources recorded"
+    yield Check("evidence", WARN if "ebpf" in missing else PASS, reason)
+
+
+def _judge_against(facts: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[Check]:
+    """Compare each number with the baseline's, and name the phase that grew where a window got longer."""
+    pairs: tuple[tuple[str, tuple[str, ...], Callable[[float, float], float]], ...] = (
+        ("measures", _LOWER_IS_BETTER, lambda now, before: now / before),
+        ("measures", _HIGHER_IS_BETTER, lambda now, before: before / now),
+        ("floors", tuple(facts["floors"]), lambda now, before: before / now),
+    )
+    windows = {"cold_load_real_s": "cold load", "warm_load_real_s": "warm load"}
+    windows |= {"ttft_first_s": "first ttft", "ttft_steady_s": "later ttft"}
+    for group, names, worse in pairs:
+        for name in names:
+            now, before = facts[group].get(name), baseline[group].get(name)
+            if not now or not before:
+                continue
+            factor = worse(now, before)
+            status = FAIL if factor > BASELINE_FAIL else WARN if factor > BASELINE_WARN else PASS
+            phase, cause = _grown(facts, baseline, windows.get(name, "")) if status != PASS else ("", "")
+            reason = f"{before:.4g} -> {now:.4g}, {factor:.2f} times as bad (limit {BASELINE_WARN})"
+            yield Check(f"baseline {name}", status, reason, phase, cause)
+
+
+def _grown(facts: Mapping[str, Any], baseline: Mapping[str, Any], label: str) -> tuple[str, str]:
+    now, before = as_mapping(facts["windows"].get(label)), as_mapping(baseline["windows"].get(label))
+    if not now or not before:
+        return "", ""
+    phase = max(now["phases"], key=lambda one: now["phases"][one] - before["phases"].get(one, 0))
+    grown = {
+        name: ns - before["causes"].get(name, 0) for name, ns in now["causes"].items() if name.startswith(f"{phase}.")
+    }
+    return phase, max(grown, key=lambda one: grown[one]).partition(".")[2] if grown else ""
+
+
+def _largest_cause(window: Mapping[str, Any], phase: str) -> str:
+    of_phase = {name: ns for name, ns in window["causes"].items() if name.startswith(f"{phase}.")}
+    return max(of_phase, key=lambda one: of_phase[one]).partition(".")[2] if of_phase else ""

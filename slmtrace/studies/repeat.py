@@ -1,0 +1,63 @@
+"""One recording of a study: run, explain, keep the breakdown, drop the rest."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..analysis import analyze
+from ..builtin import Answered, ProbeChoices, RunRequest, record_run
+from ..errors import LaunchError, SlmtraceError
+from ..model.report import Report, WindowReport
+from ..output.json_ import render_json
+from ..output.summary import shown_windows
+from ..recording.progress import Progress
+
+LOAD, FIRST, LATER = "load", "first ttft", "later ttft"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A recording explained, and what the program itself said of its answers."""
+
+    report: Report
+    answers: Sequence[Answered]
+
+
+def run_once(request: RunRequest, probes: ProbeChoices, progress: Progress, save: Path | None = None) -> Run:
+    """Record and explain one run in a scratch directory; `save` keeps its breakdown.
+
+    Raises:
+        LaunchError: it was interrupted.
+        SlmtraceError: the run failed, or could not be.
+    """
+    with tempfile.TemporaryDirectory(prefix="slmtrace-") as scratch:
+        outcome, answers = record_run(request, probes, Path(scratch) / "capture", progress)
+        if outcome.status != "complete":
+            raise LaunchError("interrupted")
+        if outcome.exit_code:
+            raise SlmtraceError(
+                f"a run of the study ended with exit code {outcome.exit_code}",
+                hint=f"slmtrace run --engine {request.engine} --model {request.model_name} shows what is wrong",
+            )
+        progress.say("analysing")
+        report = analyze(outcome.capture)[1]
+        progress.clear()
+    if save is not None:
+        save.parent.mkdir(parents=True, exist_ok=True)
+        save.write_text(render_json(report), encoding="utf-8")
+    return Run(report, answers)
+
+
+def series_of(report: Report) -> Mapping[str, WindowReport]:
+    """Return the windows that studies follow: the load, the first request, and the median of the later ones."""
+    return {one.label: one.window for one in shown_windows(report) if one.label in (LOAD, FIRST, LATER)}
+
+
+def only_series(report: Report) -> Report:
+    """Return the report with these windows alone, the later requests as one: what repeats have in common."""
+    series = series_of(report)
+    windows = [replace(window, index=int(label == LATER)) for label, window in series.items()]
+    return replace(report, windows=windows)
