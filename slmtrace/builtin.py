@@ -76,9 +76,10 @@ class RunRequest:
 class Answered:
     """What a program of the built-in run says of a request it answered; nothing of it comes from a probe."""
 
+    start_s: float  # CLOCK_MONOTONIC
     latency_s: float  # from the prompt's text to the last token's
     n_new_tokens: int
-    rss_bytes: int  # of the process, after the answer
+    rss_bytes: int  # of the process, after the answer; 0: unknown
 
 
 def record_run(
@@ -88,7 +89,7 @@ def record_run(
     progress: Progress,
     meanwhile: Callable[[], object] | None = None,
 ) -> tuple[Outcome, list[Answered]]:
-    """Record a built-in run to `output`, and return how it ended and its answers (hf only).
+    """Record a built-in run to `output`, and return how it ended and its answers.
 
     Raises:
         SlmtraceError: the model or the engine is not there, or what is asked cannot be.

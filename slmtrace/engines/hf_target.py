@@ -55,7 +55,8 @@ def main(model_path: str, prompts_path: str, n_new_tokens: str, results_path: st
         latency_s = time.monotonic() - start_s
         n_prompt_tokens = inputs["input_ids"].shape[1]
         n_new = output.shape[1] - n_prompt_tokens
-        results.append({"latency_s": latency_s, "n_new_tokens": n_new, "rss_bytes": _rss_bytes()})
+        took = {"start_s": start_s, "latency_s": latency_s}
+        results.append({**took, "n_new_tokens": n_new, "rss_bytes": _rss_bytes()})
         print(
             f"request {number}: {n_prompt_tokens} prompt tokens, first text after "
             f"{(sink.first_text_s - start_s) * 1e3:.1f} ms, {n_new} new tokens",

@@ -42,6 +42,7 @@ class VllmChoices:
 
     is_offline: bool = False
     concurrency: int = 1
+    max_model_len: int = 0  # 0: as the model says
 
 
 def find_vllm() -> Vllm:
@@ -87,7 +88,8 @@ def prepare_vllm_run(
     plan.write_text(
         json.dumps(
             {
-                "command": _serve_command(vllm, model, port),
+                "command": _serve_command(vllm, model, port, choices),
+                "results": str(scratch / "results.jsonl"),
                 "port": port,
                 "model": _SERVED_NAME,
                 "prompts": json.loads(prompts.read_text(encoding="utf-8")),
@@ -100,14 +102,15 @@ def prepare_vllm_run(
         encoding="utf-8",
     )
     command = (sys.executable, "-m", "slmtrace.engines.vllm_driver", str(plan))
-    return EngineRun("vllm", vllm.version, command, dict(_ENVIRON))
+    return EngineRun("vllm", vllm.version, command, dict(_ENVIRON), scratch / "results.jsonl")
 
 
-def _serve_command(vllm: Vllm, model: Model, port: int) -> list[str]:
+def _serve_command(vllm: Vllm, model: Model, port: int, choices: VllmChoices) -> list[str]:
     return [
         *(vllm.program, "serve", str(model.path)),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--served-model-name", _SERVED_NAME),
+        *(("--max-model-len", str(choices.max_model_len)) if choices.max_model_len else ()),
     ]
 
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def main(plan_path: str) -> int:
             return 1
         where = Server(int(plan["port"]), str(plan["model"]), int(plan["n_new_tokens"]))
         answers = ask_all(where, plan["prompts"], int(plan["concurrency"]))
+        _write_results(Path(plan["results"]), answers, int(plan["n_new_tokens"]))
         for answer in answers:
             print(_describe(answer), file=sys.stderr, flush=True)
         if server.poll() is not None:
@@ -55,6 +57,21 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int, timeout_s: flo
             return True
         time.sleep(_POLL_S)
     return False
+
+
+def _write_results(path: Path, answers: Sequence[Answer], n_new_tokens: int) -> None:
+    """Write down how each answer went, as the client saw it; the server's memory is not the client's to tell."""
+    lines = [
+        {
+            "start_s": one.start_ns / 1e9,
+            "latency_s": (one.end_ns - one.start_ns) / 1e9,
+            "n_new_tokens": n_new_tokens,
+            "rss_bytes": 0,
+        }
+        for one in answers
+        if not one.error
+    ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
 def _describe(answer: Answer) -> str:

@@ -163,7 +163,7 @@ def _measures(windows: Mapping[str, WindowReport | None], warm: Run) -> dict[str
     if answers:
         found["gen_latency_s"] = float(median(one.latency_s for one in answers))
         found["tokens_per_second"] = sum(one.n_new_tokens for one in answers) / sum(one.latency_s for one in answers)
-    if len(answers) > 2:
+    if len(answers) > 2 and answers[0].rss_bytes:
         steps = [b.rss_bytes - a.rss_bytes for a, b in itertools.pairwise(answers)]
         found["rss_drift_bytes_per_request"] = float(median(steps))
     return found
