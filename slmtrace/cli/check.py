@@ -16,7 +16,8 @@ from ..model.report import Report
 from ..probes.base import RecordOptions
 from ..recording.progress import Progress
 
-_BASELINE_RUNS = 8
+# Of so few, one or two that something disturbed hide no change from the ranks.
+_BASELINE_RUNS = 16
 
 
 class _Percent(click.ParamType[float]):
@@ -40,7 +41,7 @@ class _Percent(click.ParamType[float]):
 @click.option("--against-python", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The baseline's.")
 @click.option("--against-env", "against_env", metavar="NAME=VALUE", multiple=True, help="Set for the baseline alone.")
 @click.option("--max-regression", type=_Percent(), default=0.05, show_default="5%", help="The change to find.")
-@click.option("--max-repeats", metavar="N", type=click.IntRange(4, 100), default=24, show_default=True)
+@click.option("--max-repeats", metavar="N", type=click.IntRange(4, 100), default=32, show_default=True)
 @click.option("--engine", type=click.Choice(["hf", "vllm"]), default="hf", show_default=True)
 @click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
 @click.option("--prompt-tokens", metavar="N", type=click.IntRange(min=1), default=128, show_default=True)

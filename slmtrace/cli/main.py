@@ -26,6 +26,8 @@ _COMMANDS = {
     "import": "Explain a trace of torch.profiler.",
     "bundle": "Make one file for a bug report, without anything private.",
     "certify": "Say whether this node is fit for a big model, in a minute.",
+    "sweep": "Draw a curve of what one thing does to load and first token, and why.",
+    "fleet": "Certify many nodes, and find those unlike the others.",
     "check": "Fail if a run is slower than its baseline: a regression gate for CI.",
     "doctor": "Try every probe, and say what is missing and how to get it.",
     "model": "Write a probe model with random weights.",

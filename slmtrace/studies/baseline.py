@@ -24,7 +24,7 @@ def read_baseline(paths: Iterable[Path]) -> list[Report]:
     if len(files) < MIN_RUNS:
         raise UsageError(
             f"a baseline of {len(files)} run{'s' * (len(files) != 1)} says nothing of the noise; {MIN_RUNS} are needed",
-            hint="slmtrace check --write-baseline DIR records 8",
+            hint="slmtrace check --write-baseline DIR records 16",
         )
     return [_read(file) for file in files]
 

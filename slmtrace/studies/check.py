@@ -16,7 +16,7 @@ from ..output.diff.compare import Comparison, compare
 from .repeat import FIRST, LATER, LOAD, only_series, series_of
 from .sequential import ALPHA, BETA, Decision, SequentialTest, Shift
 
-MIN_REPEATS, LOOK_EVERY = 4, 2
+MIN_REPEATS, LOOK_EVERY = 4, 4
 SERIES = (LOAD, FIRST, LATER)
 
 Record = Callable[[], Report]

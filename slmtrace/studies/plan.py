@@ -11,6 +11,7 @@ from pathlib import Path
 from ..builtin import RunRequest
 from ..engines.vllm import VllmChoices
 from ..errors import UsageError
+from .setting import THP_ENABLED, read_setting
 
 KINDS = ("prompt-length", "concurrency", "kv", "load", "allocator", "threads")
 THP_MODES = ("always", "madvise", "never")
@@ -86,7 +87,9 @@ def _concurrent(request: RunRequest, n: int) -> Point:
 
 
 def _loads(request: RunRequest, *, may_apply: bool) -> list[Point]:
-    modes = THP_MODES if may_apply else ("",)
+    # The mode found comes first: it is what the others are compared with.
+    now = read_setting(THP_ENABLED) if may_apply else ""
+    modes = sorted(THP_MODES, key=lambda mode: mode != now) if may_apply else [""]
     return [
         Point({"cache": cache, **({"thp": mode} if mode else {})}, replace(request, cache=cache, n_requests=2), mode)
         for mode in modes

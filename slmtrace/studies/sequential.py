@@ -19,7 +19,7 @@ from enum import Enum
 from statistics import median
 
 # Of a whole check, over all its windows and looks. A missed regression costs less than a gate nobody believes.
-ALPHA, BETA = 0.001, 0.01
+ALPHA, BETA = 0.003, 0.01
 
 
 class Decision(Enum):

@@ -1,0 +1,83 @@
+"""`slmtrace sweep`: how load time and time to first token depend on one thing, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..builtin import RunRequest, default_probes
+from ..errors import UsageError
+from ..probes.base import RecordOptions
+from ..recording.ownership import give_to_caller
+from ..recording.progress import Progress
+from .recording import default_output
+
+_KINDS = ("prompt-length", "concurrency", "kv", "load", "allocator", "threads")
+
+
+@click.command("sweep", short_help="Draw a curve, with the phases that bend it.")
+@click.argument("kind", type=click.Choice(_KINDS))
+@click.option("--engine", type=click.Choice(["hf", "vllm"]), help="[default: vllm for concurrency and kv, else hf]")
+@click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
+@click.option("--prompt-tokens", metavar="N", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--requests", "n_requests", metavar="N", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--values", metavar="N,N,...", default="", help="The points, in place of the usual ones.")
+@click.option("--repeats", metavar="N", type=click.IntRange(1, 100), default=5, show_default=True)
+@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of the order of the runs.")
+@click.option("--apply", "may_apply", is_flag=True, help="load: set each huge page mode; the one found is put back.")
+@click.option("--tier", type=click.Choice(["light", "deep"]), default="light", show_default=True)
+@click.option("--emit", "form", type=click.Choice(["sysctl", "systemd", "k8s"]), help="Print what to set instead.")
+@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Goes on with a sweep there.")
+def command(kind: str, output: Path | None, **arguments: Any) -> int:
+    """Record each point of KIND several times, turn by turn, and write rows.csv, curve.svg and sweep.html.
+
+    A sweep that was ended goes on when it is started again with the same -o.
+    """
+    from ..studies import plan, recommend, repeat, sweep, sweep_output  # noqa: PLC0415  (numpy takes longer to import)
+
+    request = RunRequest(
+        engine=arguments["engine"] or ("vllm" if kind in ("concurrency", "kv") else "hf"),
+        model_name=arguments["model_name"],
+        n_prompt_tokens=arguments["prompt_tokens"],
+        n_requests=arguments["n_requests"],
+        cache="warm",
+    )
+    points = plan.plan_sweep(kind, request, _numbers(arguments["values"]), may_apply=arguments["may_apply"])
+    probes, progress = default_probes(RecordOptions(tier=arguments["tier"])), Progress()
+    directory = output or default_output(f"sweep-{kind}", Path(request.model_name).name)
+    try:
+        rows = sweep.run_sweep(
+            kind,
+            points,
+            directory,
+            lambda point: repeat.run_once(point.request, probes, progress),
+            repeats=arguments["repeats"],
+            seed=arguments["seed"],
+            say=lambda line: click.echo(f"slmtrace: {line}", err=True),
+        )
+    finally:
+        progress.clear()
+        give_to_caller(directory)
+    found = recommend.recommend(points, rows)
+    sweep.write_tables(rows, directory)
+    (directory / "curve.svg").write_text(sweep_output.render_sweep_svg(rows), encoding="utf-8")
+    (directory / "sweep.html").write_text(sweep_output.render_sweep_html(kind, rows, found), encoding="utf-8")
+    give_to_caller(directory)
+    if arguments["form"]:
+        click.echo(recommend.emit(found, arguments["form"]), nl=False)
+    else:
+        click.echo(sweep_output.render_sweep_text(kind, rows, found), nl=False)
+        click.echo(f"\nsweep     {directory}")
+    return 0
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        numbers = [0]
+    if any(number < 1 for number in numbers) or len(set(numbers)) < len(numbers):
+        raise UsageError(f"--values {text} means nothing", hint="use different whole numbers, such as 128,256,512")
+    return numbers

@@ -1,0 +1,138 @@
+"""Recommend what a sweep has shown to be faster, with the gain that was measured, and as a snippet to apply it.
+
+An option is compared with the sweep's first point by the test of `sequential`, at one look: only where the whole
+confidence interval lies on the faster side, and by a share worth the trouble, is anything said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from .plan import Point, describe_environ
+from .sequential import SequentialTest, Shift
+from .sweep import Row
+
+EMITS = ("sysctl", "systemd", "k8s")
+MIN_GAIN = 0.03
+_LEVEL, _HIGH_LEVEL = 0.05, 0.005
+_METRICS = ("gen_latency_s", "ttft_steady_s", "warm_load_real_s", "cold_load_real_s", "load_real_s")
+# From this share of the best throughput on, more concurrency adds waiting and nothing else.
+_SATURATED = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """An option that is faster, in which number, by how much at least and likely."""
+
+    point: str
+    metric: str
+    gain: float
+    least_gain: float
+    confidence: str  # high, medium
+    environ: Mapping[str, str]
+    thp: str
+
+    @property
+    def text(self) -> str:
+        """Return it in one line."""
+        what = [f"{name}={value}" for name, value in self.environ.items()]
+        what += [f"echo {self.thp} > /sys/kernel/mm/transparent_hugepage/enabled"] if self.thp else []
+        gains = f"{100 * self.gain:.1f} % less {self.metric} (at least {100 * self.least_gain:.1f} %)"
+        return f"{self.point}: {gains}, confidence {self.confidence}; {' '.join(what) or 'nothing to set'}"
+
+
+def recommend(points: Sequence[Point], rows: Sequence[Row]) -> list[Recommendation]:
+    """Return the options that beat the first point; of each number the best one, for options that can be applied."""
+    found: list[Recommendation] = []
+    for metric in _METRICS:
+        made = [
+            one
+            for point in points
+            if (rival := _rival(point, points)) is not point
+            and (one := _compare(metric, rival, point, rows, n_options=len(points) - 1))
+        ]
+        if made:
+            found.append(max(made, key=lambda one: one.least_gain))
+    return found
+
+
+def saturation_point(rows: Sequence[Row]) -> int | None:
+    """Return the smallest concurrency that reaches the best throughput; None: no two were measured."""
+    rates: dict[int, list[float]] = {}
+    for row in rows:
+        spent = row.get("concurrent_s") or row.get("sequential_s")
+        if "concurrency" in row and spent:
+            rates.setdefault(int(row["concurrency"]), []).append(row["n_requests"] / spent)
+    if len(rates) < 2:
+        return None
+    middle = {concurrency: median(values) for concurrency, values in rates.items()}
+    return min(one for one, rate in middle.items() if rate >= _SATURATED * max(middle.values()))
+
+
+def emit(recommendations: Sequence[Recommendation], form: str) -> str:
+    """Return the recommendations as a snippet for sysctl.d and tmpfiles.d, a systemd unit or a Kubernetes container."""
+    environ = {name: value for one in recommendations for name, value in one.environ.items()}
+    thp = next((one.thp for one in recommendations if one.thp), "")
+    comments = [f"# {one.text}" for one in recommendations] or ["# nothing was measured to be faster"]
+    return "\n".join([*comments, *_SNIPPETS[form](environ, thp)]) + "\n"
+
+
+def _rival(point: Point, points: Sequence[Point]) -> Point:
+    """Return what a point is held against: the first that differs in nothing but what can be set; else itself."""
+    if not point.thp and not point.request.environ:
+        return point
+    return points[0] if point.request.environ else next(one for one in points if one.request == point.request)
+
+
+def _compare(metric: str, rival: Point, point: Point, rows: Sequence[Row], n_options: int) -> Recommendation | None:
+    before, after = _values(metric, rival, rows), _values(metric, point, rows)
+    if not before or not after:
+        return None
+    for confidence, level in (("high", _HIGH_LEVEL), ("medium", _LEVEL)):
+        shift = _shift(before, after, level / n_options)
+        if shift.high <= -MIN_GAIN / 2 and shift.estimate <= -MIN_GAIN:
+            return Recommendation(
+                point.name, metric, -shift.estimate, -shift.high, confidence, describe_environ(point), point.thp
+            )
+    return None
+
+
+def _values(metric: str, point: Point, rows: Sequence[Row]) -> list[float]:
+    return [row[metric] for row in rows if row["point"] == point.name and metric in row]
+
+
+def _shift(before: Sequence[float], after: Sequence[float], level: float) -> Shift:
+    return SequentialTest(before, MIN_GAIN, len(after), alpha=level, beta=level).look(after)[1]
+
+
+def _emit_sysctl(environ: Mapping[str, str], thp: str) -> list[str]:
+    lines = [f"# no sysctl: set {name}={value} for the service" for name, value in environ.items()]
+    if thp:
+        lines.append("# no sysctl either; /etc/tmpfiles.d/slmtrace.conf:")
+        lines.append(f"w /sys/kernel/mm/transparent_hugepage/enabled - - - - {thp}")
+    return lines
+
+
+def _emit_systemd(environ: Mapping[str, str], thp: str) -> list[str]:
+    lines = ["[Service]"] + [f'Environment="{name}={value}"' for name, value in environ.items()]
+    if thp:
+        lines.append(f'ExecStartPre=+/bin/sh -c "echo {thp} > /sys/kernel/mm/transparent_hugepage/enabled"')
+    return lines
+
+
+def _emit_k8s(environ: Mapping[str, str], thp: str) -> list[str]:
+    lines = ["env:"] + [f'- {{name: {name}, value: "{value}"}}' for name, value in environ.items()] if environ else []
+    if thp:
+        lines += [
+            "initContainers:",
+            "- name: huge-pages",
+            "  image: busybox",
+            "  securityContext: {privileged: true}",
+            f'  command: [sh, -c, "echo {thp} > /sys/kernel/mm/transparent_hugepage/enabled"]',
+        ]
+    return lines
+
+
+_SNIPPETS = {"sysctl": _emit_sysctl, "systemd": _emit_systemd, "k8s": _emit_k8s}

@@ -1,0 +1,166 @@
+"""The rules of a certificate, its files, and the fleet's table made of it, over facts made by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from slmtrace.errors import CaptureError
+from slmtrace.model.taxonomy import Phase
+from slmtrace.studies.certificate import (
+    SCHEMA,
+    Certificate,
+    read_certificate,
+    read_certificate_schema,
+    render_certificate_json,
+)
+from slmtrace.studies.certificate_output import render_certificate_html, render_certificate_text
+from slmtrace.studies.judge import judge, overall
+
+
+def healthy_facts() -> dict[str, Any]:
+    def window(total_ms: int, **causes: int) -> dict[str, Any]:
+        found = {name.replace("__", "."): ms * 1_000_000 for name, ms in causes.items()}
+        phases = {phase.label: 0 for phase in Phase}
+        for name, ns in found.items():
+            phases[name.partition(".")[0]] += ns
+        phases["runtime"] += total_ms * 1_000_000 - sum(phases.values())
+        return {"total_ns": total_ms * 1_000_000, "phases": phases, "causes": found}
+
+    return {
+        "host": {"cpu": "A CPU", "cpus": 8, "cpus_usable": 8, "memory_bytes": 64 << 30},
+        "engine": {"engine": "hf", "engine_version": "5", "model": "tiny", "tier": "light"},
+        "model_bytes": 1 << 30,
+        "floors": {"disk_bytes_per_second": 2e9, "memory_bytes_per_second": 8e9},
+        "measures": {
+            "cold_load_real_s": 4.0,
+            "warm_load_real_s": 3.0,
+            "ttft_first_s": 0.2,
+            "ttft_steady_s": 0.05,
+            "tokens_per_second": 100.0,
+            "rss_drift_bytes_per_request": 0.0,
+            "ttft_spread": 1.1,
+        },
+        "windows": {
+            "cold load": window(4000, storage__block_io_wait=900),
+            "warm load": window(3000, storage__file_read_copy=100, scheduler__run_queue=30),
+            "first ttft": window(200, compute__cpu_kernel=100),
+            "later ttft": window(50, compute__cpu_kernel=40),
+        },
+        "missing_sources": [],
+        "state": {
+            "memory": {"available_bytes": 32 << 30},
+            "thp": {"enabled": "madvise", "defrag": "madvise"},
+            "cgroup": {"cpu_limit_cpus": None},
+            "cpu": {"governor": "performance"},
+        },
+        "kv_cache": [],
+    }
+
+
+def make_certificate(facts: dict[str, Any]) -> Certificate:
+    checks = judge(facts)
+    head = {"schema": SCHEMA, "created": "2026-01-02T03:04:05Z", "took_s": 31.0, "verdict": overall(checks)}
+    return Certificate({**head, "checks": [one.to_json() for one in checks], **facts})
+
+
+def change(facts: dict[str, Any], path: str, value: Any) -> None:
+    *way, last = path.split("/")
+    for step in way:
+        facts = facts[step]
+    facts[last] = value
+
+
+def test_a_healthy_node_passes_every_check() -> None:
+    assert {one.status for one in judge(healthy_facts())} == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "name"),
+    [
+        ("floors/disk_bytes_per_second", 20e6, "floor disk"),
+        ("floors/memory_bytes_per_second", 0.1e9, "floor memory"),
+        ("windows/cold load/phases/storage", 20_000_000_000, "cold load storage"),
+        ("windows/warm load/causes/scheduler.run_queue", 1_500_000_000, "CPU contention, warm load"),
+        ("windows/later ttft/causes/scheduler.cpu_throttled", 20_000_000, "CPU quota, later ttft"),
+        ("windows/warm load/causes/allocator.reclaim", 900_000_000, "memory pressure, warm load"),
+        ("windows/warm load/causes/storage.major_fault", 1_500_000_000, "page cache, warm load"),
+        ("measures/rss_drift_bytes_per_request", float(20 << 20), "RSS drift"),
+        ("measures/ttft_spread", 9.0, "steadiness"),
+        ("state/memory/available_bytes", 1 << 20, "memory available"),
+    ],
+)
+def test_each_fault_fails_its_own_check_alone(path: str, value: float, name: str) -> None:
+    facts = healthy_facts()
+    change(facts, path, value)
+
+    checks = judge(facts)
+
+    assert [one.name for one in checks if one.status == "fail"] == [name]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "name"),
+    [
+        ("state/thp", {"enabled": "always", "defrag": "always"}, "huge pages"),
+        ("state/cpu/governor", "powersave", "CPU governor"),
+        ("state/cgroup/cpu_limit_cpus", 0.5, "cgroup CPUs"),
+        ("missing_sources", ["ebpf"], "evidence"),
+    ],
+)
+def test_a_doubtful_setting_warns_and_does_not_fail(path: str, value: Any, name: str) -> None:
+    facts = healthy_facts()
+    change(facts, path, value)
+
+    checks = judge(facts)
+
+    assert overall(checks) == "warn"
+    assert [one.name for one in checks if one.status == "warn"] == [name]
+
+
+def test_a_node_much_slower_than_its_baseline_fails_and_names_the_phase() -> None:
+    facts = healthy_facts()
+    change(facts, "measures/warm_load_real_s", 6.0)
+    change(facts, "windows/warm load/phases/allocator", 3_000_000_000)
+    change(facts, "windows/warm load/causes/allocator.anon_fault", 3_000_000_000)
+
+    failed = [one for one in judge(facts, healthy_facts()) if one.status == "fail"]
+
+    assert [(one.name, one.phase, one.cause) for one in failed] == [
+        ("baseline warm_load_real_s", "allocator", "anon_fault")
+    ]
+
+
+def test_a_node_equal_to_its_baseline_passes() -> None:
+    assert overall(judge(healthy_facts(), healthy_facts())) == "pass"
+
+
+def test_the_certificate_fits_its_schema_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    certificate = make_certificate(healthy_facts())
+    path = tmp_path / "certificate.json"
+    path.write_text(render_certificate_json(certificate))
+
+    jsonschema.validate(json.loads(path.read_text()), read_certificate_schema())
+    assert read_certificate(path) == certificate
+
+
+def test_a_file_that_is_no_certificate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+
+    with pytest.raises(CaptureError, match="is no certificate"):
+        read_certificate(tmp_path / "x.json")
+
+
+def test_text_and_page_say_the_verdict_and_the_reason() -> None:
+    facts = copy.deepcopy(healthy_facts())
+    change(facts, "floors/disk_bytes_per_second", 20e6)
+    certificate = make_certificate(facts)
+
+    assert render_certificate_text(certificate).startswith("FAIL")
+    for shown in (render_certificate_text(certificate), render_certificate_html(certificate)):
+        assert "the model&#x27;s device delivers 20.0 MB/s".replace("&#x27;", "'") in shown.replace("&#x27;", "'")
