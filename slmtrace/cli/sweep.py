@@ -12,13 +12,12 @@ from ..errors import UsageError
 from ..probes.base import RecordOptions
 from ..recording.ownership import give_to_caller
 from ..recording.progress import Progress
+from ..studies.plan import KINDS, plan_sweep
 from .recording import default_output
-
-_KINDS = ("prompt-length", "concurrency", "kv", "load", "allocator", "threads")
 
 
 @click.command("sweep", short_help="Draw a curve, with the phases that bend it.")
-@click.argument("kind", type=click.Choice(_KINDS))
+@click.argument("kind", type=click.Choice(KINDS))
 @click.option("--engine", type=click.Choice(["hf", "vllm"]), help="[default: vllm for concurrency and kv, else hf]")
 @click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
 @click.option("--prompt-tokens", metavar="N", type=click.IntRange(min=1), default=128, show_default=True)
@@ -35,7 +34,7 @@ def command(kind: str, output: Path | None, **arguments: Any) -> int:
 
     A sweep that was ended goes on when it is started again with the same -o.
     """
-    from ..studies import plan, recommend, repeat, sweep, sweep_output  # noqa: PLC0415  (numpy takes longer to import)
+    from ..studies import recommend, repeat, sweep, sweep_output  # noqa: PLC0415  (numpy takes longer to import)
 
     request = RunRequest(
         engine=arguments["engine"] or ("vllm" if kind in ("concurrency", "kv") else "hf"),
@@ -44,7 +43,7 @@ def command(kind: str, output: Path | None, **arguments: Any) -> int:
         n_requests=arguments["n_requests"],
         cache="warm",
     )
-    points = plan.plan_sweep(kind, request, _numbers(arguments["values"]), may_apply=arguments["may_apply"])
+    points = plan_sweep(kind, request, _numbers(arguments["values"]), may_apply=arguments["may_apply"])
     probes, progress = default_probes(RecordOptions(tier=arguments["tier"])), Progress()
     directory = output or default_output(f"sweep-{kind}", Path(request.model_name).name)
     try:
