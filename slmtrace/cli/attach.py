@@ -30,10 +30,10 @@ def command(pid: int, duration_s: float | None, **arguments: Any) -> int:
     choices = read_choices(arguments)
     attachment = Attachment(
         pid=pid,
-        probes=choices.probes.probes,
-        required=choices.probes.required,
-        probes_if_present=choices.probes.probes_if_present,
-        options=choices.probes.options,
+        probes=choices.probes,
+        required=choices.required,
+        probes_if_present=choices.probes_if_present,
+        options=choices.options,
         duration_s=float("inf") if duration_s is None else duration_s,
     )
     progress = Progress()

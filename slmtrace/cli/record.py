@@ -45,10 +45,10 @@ def command(until: str, command_line: tuple[str, ...], **arguments: Any) -> int:
     model, weight_files = (found.name, found.weight_files) if found else ("", ())
     recording = Recording(
         command=command_line,
-        probes=choices.probes.probes,
-        required=choices.probes.required,
-        probes_if_present=choices.probes.probes_if_present,
-        options=choices.probes.options,
+        probes=choices.probes,
+        required=choices.required,
+        probes_if_present=choices.probes_if_present,
+        options=choices.options,
         until=parse_until(until),
         model=model,
         weight_files=weight_files,

@@ -54,11 +54,10 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class RecordingChoices:
+class RecordingChoices(ProbeChoices):
     """The recording options of a command line, checked."""
 
-    probes: ProbeChoices
-    output: Path | None
+    output: Path | None = None
 
 
 def recording_options(command: Decorated) -> Decorated:
@@ -78,10 +77,10 @@ def read_choices(arguments: Mapping[str, Any]) -> RecordingChoices:
     required = parse_names(str(arguments["require"]))
     _check_output(arguments["output"])
     if arguments["probes"] is not None:
-        probes = ProbeChoices(options, parse_names(str(arguments["probes"])), required)
+        chosen = ProbeChoices(options, parse_names(str(arguments["probes"])), required)
     else:
-        probes = default_probes(options, required)
-    return RecordingChoices(probes, arguments["output"])
+        chosen = default_probes(options, required)
+    return RecordingChoices(options, chosen.probes, required, chosen.probes_if_present, arguments["output"])
 
 
 def _check_output(path: Path | None) -> None:

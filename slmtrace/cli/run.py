@@ -69,7 +69,7 @@ def command(
     )
     try:
         output = choices.output or default_output(engine, find_model(model_name, progress.say).name)
-        outcome, _ = record_run(request, choices.probes, output, progress, import_analysis)
+        outcome, _ = record_run(request, choices, output, progress, import_analysis)
         is_explained = explain(outcome, progress, to_stderr=False)
     finally:
         progress.clear()
