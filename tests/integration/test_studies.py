@@ -1,0 +1,59 @@
+"""The studies with real runs of the tiny model: a certificate, and a sweep that goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from slmtrace.studies.certificate import read_certificate_schema
+
+pytestmark = pytest.mark.hf
+
+
+def slmtrace(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "slmtrace", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_certificate_holds_what_it_says_and_its_exit_code_is_its_verdict(tmp_path: Path) -> None:
+    done = slmtrace("certify", "--probes", "ranges,proc", "-o", tmp_path / "node")
+
+    data = json.loads((tmp_path / "node" / "certificate.json").read_text())
+    jsonschema.validate(data, read_certificate_schema())
+    assert done.returncode == (5 if data["verdict"] == "fail" else 0), done.stderr
+    assert done.stdout.startswith(data["verdict"].upper())
+    assert {"cold_load_real_s", "warm_load_real_s", "ttft_first_s", "ttft_steady_s", "tokens_per_second"} <= set(
+        data["measures"]
+    )
+    assert data["floors"]["memory_bytes_per_second"] > 0
+    for window in data["windows"].values():
+        assert sum(window["phases"].values()) == sum(window["causes"].values()) == window["total_ns"]
+    assert (tmp_path / "node" / "certificate.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_sweep_writes_its_table_and_records_nothing_twice(tmp_path: Path) -> None:
+    arguments = ("sweep", "prompt-length", "--values", "16,256", "--repeats", "1", "-o", tmp_path / "sweep")
+
+    first = slmtrace(*arguments)
+    again = slmtrace(*arguments)
+
+    with (tmp_path / "sweep" / "rows.csv").open() as file:
+        rows = {row["prompt_tokens"]: row for row in csv.DictReader(file)}
+    assert first.returncode == again.returncode == 0, first.stderr
+    assert set(rows) == {"16", "256"}
+    assert float(rows["256"]["ttft_steady_s"]) > float(rows["16"]["ttft_steady_s"])
+    assert ("2 of 2" in first.stderr, "of 2" in again.stderr) == (True, False)
+
+
+def test_a_check_without_a_baseline_says_how_to_make_one() -> None:
+    done = slmtrace("check")
+
+    assert done.returncode == 2
+    assert "--write-baseline" in done.stderr
