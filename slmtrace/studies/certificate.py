@@ -156,9 +156,9 @@ def _measures(windows: Mapping[str, WindowReport | None], warm: Run) -> dict[str
         "ttft_steady_s": LATER,
     }
     found = {name: window.total_ns / 1e9 for name, key in names.items() if (window := windows.get(key)) is not None}
-    later = sorted(one.total_ns for one in warm.report.windows if one.kind is WindowKind.TTFT)[:-1]
+    later = [one.total_ns for one in warm.report.windows if one.kind is WindowKind.TTFT][1:]
     if len(later) > 2:
-        found["ttft_spread"] = later[-1] / max(1.0, float(median(later)))
+        found["ttft_spread"] = max(later) / max(1.0, float(median(later)))
     answers = warm.answers[1:]
     if answers:
         found["gen_latency_s"] = float(median(one.latency_s for one in answers))

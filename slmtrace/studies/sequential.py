@@ -40,8 +40,10 @@ class Shift:
 
     @property
     def visible(self) -> float:
-        """Return the smallest regression that would have been told from noise."""
-        return math.inf if math.isinf(self.low) else (1 + self.estimate) / (1 + self.low) - 1
+        """Return the smallest regression that would have been told from noise: the reach of the tighter bound known."""
+        if math.isfinite(self.low):
+            return (1 + self.estimate) / (1 + self.low) - 1
+        return (1 + self.high) / (1 + self.estimate) - 1
 
 
 @dataclass(slots=True)

@@ -10,17 +10,21 @@ from typing import Any
 import jsonschema
 import pytest
 
+from slmtrace.engines.models import Model
 from slmtrace.errors import CaptureError
-from slmtrace.model.taxonomy import Phase
+from slmtrace.model.taxonomy import Cause, Phase, Stage, WindowKind
 from slmtrace.studies.certificate import (
     SCHEMA,
     Certificate,
+    describe,
     read_certificate,
     read_certificate_schema,
     render_certificate_json,
 )
 from slmtrace.studies.certificate_output import render_certificate_html, render_certificate_text
 from slmtrace.studies.judge import judge, overall
+from slmtrace.studies.repeat import Run
+from tests.support.builders import MS, make_report, make_segments, make_window
 
 
 def healthy_facts() -> dict[str, Any]:
@@ -67,6 +71,23 @@ def make_certificate(facts: dict[str, Any]) -> Certificate:
     checks = judge(facts)
     head = {"schema": SCHEMA, "created": "2026-01-02T03:04:05Z", "took_s": 31.0, "verdict": overall(checks)}
     return Certificate({**head, "checks": [one.to_json() for one in checks], **facts})
+
+
+def test_one_slow_later_request_widens_the_spread_and_a_slow_first_one_does_not() -> None:
+    def spread(*prefills_ms: int) -> float:
+        windows = [
+            make_window(
+                WindowKind.TTFT,
+                index,
+                make_segments(10**9 * index, [(ms * MS, Stage.PREFILL, Cause.CPU_KERNEL, 0, -1)]),
+            )
+            for index, ms in enumerate(prefills_ms)
+        ]
+        run = Run(make_report(windows), [])
+        return float(describe(Model("tiny", Path(), (), {}), {}, run, run)["measures"]["ttft_spread"])
+
+    assert spread(900, 10, 10, 10) == 1
+    assert spread(10, 10, 90, 10) == 9
 
 
 def change(facts: dict[str, Any], path: str, value: Any) -> None:
