@@ -19,6 +19,7 @@ from .path import Step, Threads, critical_path
 from .queues import queue_entries, queue_stretches
 from .rules import State
 from .stages import RequestStages
+from .throttling import find_throttling
 from .timeline import Timeline, clip, gaps
 
 
@@ -35,14 +36,15 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
     staged = _staged_tracks(trace, book)
     stages = RequestStages(book)
     waits = GpuWaits(book)
+    throttling = find_throttling(trace)
     reports = []
 
     def follow(part: Window) -> Segments:
-        return explain(part, critical_path(part, threads, staged), stages)
+        return explain(part, throttling.name(critical_path(part, threads, staged)), stages)
 
     for window in windows:
         queued = queue_stretches(trace, window.request_id)
-        steps = critical_path(window, threads, staged, queue_entries(trace, queued))
+        steps = throttling.name(critical_path(window, threads, staged, queue_entries(trace, queued)))
         segments = waits.refine(window, explain(window, steps, stages, queued), follow)
         check_partition(window, segments)
         off_path = [explain(window, _off_path_steps(window, steps, book), stages), waits.off_path(window, segments)]

@@ -19,7 +19,7 @@ from .stages import RequestStages
 from .timeline import Timeline, empty_timeline, overlay
 
 # States in which a thread's evidence is looked up; in the others it only waited for a CPU.
-_WITH_EVIDENCE = tuple(state for state in State if state not in (State.RUNNABLE, State.SPAWN))
+_WITH_EVIDENCE = tuple(state for state in State if state not in (State.RUNNABLE, State.THROTTLED, State.SPAWN))
 _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
 
 

@@ -68,6 +68,7 @@ class State(enum.IntEnum):
     UNKNOWN_WAIT = 7  # nobody saw who woke it
     NO_SCHED = 8  # no scheduler evidence for this stretch
     HELD_WAIT = 9  # waited for a lock that is nobody's message: whoever held it only happened to
+    THROTTLED = 10  # wanted a CPU and was not allowed one
 
 
 # None: the stage says what running inside it is (taxonomy.STAGES).
@@ -109,6 +110,7 @@ ON_CPU: dict[Evidence, Cause | None] = {
 # The first entry of each state is for evidence that the state does not name.
 WAITING: dict[State, tuple[Cause, dict[Evidence, Cause]]] = {
     State.RUNNABLE: (Cause.RUN_QUEUE, {}),
+    State.THROTTLED: (Cause.CPU_THROTTLED, {}),
     State.SPAWN: (Cause.PROCESS_SPAWN, {}),
     State.IO_WAIT: (
         Cause.BLOCK_IO_WAIT,
