@@ -16,11 +16,13 @@ from ..model.taxonomy import Cause, Phase, Stage
 from ..model.trace import Trace, Window
 from .batch import add_batch
 from .evidence import EvidenceBook
+from .holders import holders
 from .reads import DEVICE_WAITS, add_device_reads, device_reads
 from .streams import WORK_KINDS
 
 _CALLS = (EventKind.SYSCALL, EventKind.MALLOC, EventKind.CUDA_API, EventKind.UPROBE, *WORK_KINDS)
 _FIRST_USES = (Cause.MODULE_LOAD, Cause.LIBRARY_INIT, Cause.JIT_COMPILE)
+_HELD = (Cause.GIL_WAIT, Cause.ARENA_WAIT)
 _RANGES = (EventKind.RANGE, EventKind.IMPORT, EventKind.DLOPEN)
 TOP = 8  # entries of each detail list
 _PHASE_OF_CAUSE = np.zeros(256, np.uint8)
@@ -121,6 +123,8 @@ def _detail_rows(
     rows = segments.event[known]
     if cause.phase is Phase.STORAGE and len(rows):
         yield "files", _rows_by(trace, events.file[rows], segments, known)
+    if cause in _HELD:
+        yield "holders", _rows_by(trace, holders(segments, mine, book), segments, mine)
     if cause is Cause.IMPORT and len(rows):
         yield "packages", _packages(trace, rows, segments, known)
     elif len(rows):

@@ -111,6 +111,7 @@ def _redact_cause(share: CauseShare, names: Names) -> CauseShare:
     redact: dict[str, Callable[[str], str]] = {
         "files": names.path,
         "packages": names.package,
+        "holders": lambda name: name if name in words.range_labels() else names.thread(name),
         "functions": names.function,
         "kernels": names.kernel,
         "ranges": names.range,

@@ -6,6 +6,7 @@ loaded, the stamps become the marks that windows are made of.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import socket
@@ -54,6 +55,7 @@ def is_healthy(port: int) -> bool:
 
 def ask_all(server: Server, prompts: Sequence[str], concurrency: int, prefix: str = "vllm") -> list[Answer]:
     """Ask for every prompt, at most `concurrency` at a time; each asker keeps one connection."""
+    _instrument()
     waiting: SimpleQueue[int] = SimpleQueue()
     for number in range(len(prompts)):
         waiting.put(number)
@@ -189,12 +191,21 @@ def _text_of(event: bytes) -> str:
     return str(choices[0].get("text") or "")
 
 
+@functools.cache
+def _instrument() -> tuple[Any, Any] | None:
+    """Return what writes into the log of this process, if it has one; imported before any request is timed."""
+    if "_slmtrace" not in sys.modules:
+        return None
+    marks, wrap = (importlib.import_module(f"_slmtrace.instrument.{name}") for name in ("marks", "wrap"))
+    return marks, wrap
+
+
 def _mark(answer: Answer, sent_ns: int) -> None:
     """Write the stamps into the log of this process, if it has one."""
-    if "_slmtrace" not in sys.modules:
+    instrument = _instrument()
+    if instrument is None:
         return
-    marks = importlib.import_module("_slmtrace.instrument.marks")
-    wrap = importlib.import_module("_slmtrace.instrument.wrap")
+    marks, wrap = instrument
     marks.mark("request_start", answer.request_id, answer.start_ns)
     wrap.write_range("receive|send request", answer.start_ns, sent_ns, request=answer.request_id)
     marks.mark("first_token", answer.request_id, answer.first_data_ns)

@@ -13,7 +13,7 @@ from ..units import format_bytes, format_count, format_ns
 from .plain import plain, shorten_path
 
 _MAX_COSTS = 4
-_DETAIL_LISTS = ("files", "packages", "functions", "kernels")
+_DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels")
 
 
 @dataclass(frozen=True, slots=True)

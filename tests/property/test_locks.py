@@ -11,6 +11,7 @@ from slmtrace.model.report import WindowReport
 from slmtrace.model.sched import WakeContext
 from slmtrace.model.taxonomy import Cause, WindowKind
 from slmtrace.model.trace import Window
+from slmtrace.model.tracks import NO_TRACK
 
 from ..support.builders import TraceBuilder
 
@@ -107,3 +108,33 @@ def test_a_gil_wait_that_timed_out_again_and_again_is_one_wait() -> None:
 
     assert ns_of(report, Cause.GIL_WAIT) == 3 * 196
     assert ns_of(report, Cause.LOCK_WAIT) == 0
+
+
+def holders_of(report: WindowReport) -> dict[str, int]:
+    (share,) = (share for share in report.causes if share.cause is Cause.GIL_WAIT)
+    return {row["name"]: row["ns"] for row in share.detail["holders"]}
+
+
+def test_the_holder_of_the_gil_is_named_by_what_it_was_in() -> None:
+    builder = waiting([100, 200, 300, 400], SYSCALL_ON_GIL)
+    builder.event(EventKind.RANGE, HOLDER, 150, 200, "Scheduler.schedule")
+
+    # From the call on: its way to sleep is part of the wait.
+    assert holders_of(explained(builder)) == {"Scheduler.schedule": 200}
+
+
+def test_a_wait_that_timed_out_was_for_whoever_gave_the_lock_up_in_the_end() -> None:
+    builder = TraceBuilder()
+    waiter, holder = builder.thread(1, 1), builder.thread(2, 1)
+    builder.run(holder, 0, END_NS, cpu=1)
+    builder.event(EventKind.RANGE, holder, 650, 100, "tokenizer")
+    for start_ns, end_ns, by, context in (
+        (100, 300, NO_TRACK, WakeContext.TIMER),
+        (310, 700, holder, WakeContext.TASK),
+    ):
+        builder.event(EventKind.SYSCALL, waiter, start_ns, end_ns - start_ns, "futex", flags=SYSCALL_ON_GIL)
+        builder.wake(waiter, end_ns, by=by, context=context)
+    for start_ns, end_ns in ((0, 100), (300, 310), (700, END_NS)):
+        builder.run(waiter, start_ns, end_ns)
+
+    assert holders_of(explained(builder)) == {"tokenizer": 590}
