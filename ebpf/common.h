@@ -91,8 +91,9 @@ static __always_inline void count(int counter)
 {
 	u64 *value = counters.lookup(&counter);
 
+	/* An interrupt between load and store has events of its own, which must not be lost from the count. */
 	if (value)
-		(*value)++;
+		__sync_fetch_and_add(value, 1);
 }
 
 static __always_inline void emit(u16 type, u32 tid, u64 ts_ns, u64 a, u64 b, u64 c, u64 d)
