@@ -41,13 +41,14 @@ def main() -> int:
     parser.add_argument("--window", default="", help="load, ttft or ttft:N; without it the whole trace")
     parser.add_argument("--size", default="1600x1000")
     parser.add_argument("--expand", default="", help="open the groups whose names match, not the busiest threads")
+    parser.add_argument("--pin", default="", help="put the tracks whose names match at the top")
     parser.add_argument("--select", default="", help="select the first slice of this name")
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
     try:
         scene = set_scene(options.trace, options.window)
         scene = replace(scene, expanded=options.expand or scene.expanded)
-        take_picture(options.trace, options.picture, scene, (width, height), options.select)
+        take_picture(options.trace, options.picture, scene, (width, height), options.select, options.pin)
     except SlmtraceError as error:
         print(f"screenshot: {error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code
@@ -55,11 +56,13 @@ def main() -> int:
 
 
 def take_picture(
-    trace: Path, picture: Path, scene: Scene, size: tuple[int, int] = (1600, 1000), select: str = ""
+    trace: Path, picture: Path, scene: Scene, size: tuple[int, int] = (1600, 1000), select: str = "", pin: str = ""
 ) -> None:
     """Open the trace, wait until the UI is idle, and save what it shows."""
     with TraceServer(trace) as server, open_page(server.url(scene), size, print) as page:
         page.evaluate("() => window.ctx.commands.runCommand('dev.perfetto.ToggleLeftSidebar')")
+        if pin:
+            page.evaluate("(names) => window.ctx.commands.runCommand('dev.perfetto.PinTracksByRegex', names)", pin)
         _select(page, select)
         errors = page.evaluate("() => Number(window.app.trace.traceInfo.importErrors)")
         page.screenshot(path=str(picture))

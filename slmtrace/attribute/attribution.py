@@ -16,7 +16,7 @@ from .gpu import GpuWaits
 from .locks import find_locks
 from .messages import add_deliveries, find_messages
 from .path import Step, Threads, critical_path
-from .queues import queue_entries, queue_stretches
+from .queues import queue_entries, queue_stretches, step_entries
 from .rules import State
 from .stages import RequestStages
 from .throttling import find_throttling
@@ -44,7 +44,8 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
 
     for window in windows:
         queued = queue_stretches(trace, window.request_id)
-        steps = throttling.name(critical_path(window, threads, staged, queue_entries(trace, queued)))
+        entries = {**queue_entries(trace, queued), **step_entries(trace, window)}
+        steps = throttling.name(critical_path(window, threads, staged, entries))
         segments = waits.refine(window, explain(window, steps, stages, queued), follow)
         check_partition(window, segments)
         off_path = [explain(window, _off_path_steps(window, steps, book), stages), waits.off_path(window, segments)]

@@ -1,16 +1,18 @@
 """The engine's queue: when a request waited in it, and which thread had put it there.
 
 While a request is queued, the engine works on others, and what that work is does not concern it. Before, the request's
-own way counts, not the engine's: the walk leaves the queue by the thread that put the request into it.
+own way counts, not the engine's: the walk leaves the queue by the thread that put the request into it. And whatever a
+front end was busy with when a first token came, before that the token's way led through the engine's step.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from ..capture.layout import STEP
 from ..model.events import EventKind
 from ..model.taxonomy import Stage
-from ..model.trace import Trace
+from ..model.trace import Trace, Window
 from .timeline import Timeline, empty_timeline, sequence
 
 
@@ -36,3 +38,25 @@ def queue_entries(trace: Trace, stretches: Timeline) -> dict[int, int]:
         if len(found):
             entries[start_ns] = int(events.track[found[0]])
     return entries
+
+
+def step_entries(trace: Trace, window: Window) -> dict[int, int]:
+    """Return, by the begin and the end of the step that made the window's first token, the engine's thread."""
+    events = trace.events
+    if not window.request_id:
+        return {}
+    is_step = (events.kind == EventKind.ASYNC) & (events.name == trace.strings.intern(STEP))
+    is_mine = events.request == trace.strings.intern(window.request_id)
+    steps = np.flatnonzero(is_step & is_mine & (events.end_ns <= window.end_ns))
+    if not len(steps):
+        return {}
+    step = steps[np.argmax(events.end_ns[steps])]
+    is_range = events.kind == EventKind.RANGE
+    begins = is_range & (events.stage == Stage.SCHEDULE) & (events.end_ns == events.start_ns[step])
+    ends = is_range & (events.stage == Stage.RETURN) & (events.start_ns == events.end_ns[step])
+    found = {}
+    for ts_ns, chosen in ((int(events.start_ns[step]), begins), (int(events.end_ns[step]), ends)):
+        rows = np.flatnonzero(chosen)
+        if len(rows):
+            found[ts_ns] = int(events.track[rows[0]])
+    return found

@@ -182,3 +182,20 @@ def test_a_shared_step_is_divided_as_its_tokens_are() -> None:
         "tokens of this request": (100, 100),
         "tokens of other requests": (300, 300),
     }
+
+
+def test_a_first_token_that_came_while_the_front_end_was_busy_came_from_the_engines_step() -> None:
+    builder = TraceBuilder()
+    front, engine = builder.thread(1, 1), builder.thread(2, 2)
+    builder.run(front, 0, END_NS)
+    builder.run(engine, 0, END_NS, cpu=1)
+    builder.event(EventKind.RANGE, front, 0, 100, "receive", stage=Stage.RECEIVE, request="a")
+    builder.event(EventKind.RANGE, engine, 150, 50, "schedule", stage=Stage.SCHEDULE, request="a")
+    builder.event(EventKind.RANGE, engine, 200, 400, "forward", stage=Stage.PREFILL, request="a")
+    builder.event(EventKind.ASYNC, engine, 200, 400, STEP, request="a")
+    builder.event(EventKind.RANGE, engine, 600, 20, "update", stage=Stage.RETURN)
+
+    report = explained(builder, sink=front, request="a")
+
+    assert sum(end - start for start, end in times_on(report, engine)) == 600
+    assert {share.stage: share.ns for share in report.stages}[Stage.PREFILL] == 400
