@@ -55,7 +55,7 @@ def test_a_killed_process_leaves_a_readable_capture_up_to_its_end(title: str, tm
         asker.join(120)
         # A server that does not notice is told to end.
         time.sleep(2.0)
-        recorder.send_signal(signal.SIGINT)
+        recorder.terminate()
         recorder.wait(300)
     finally:
         recorder.kill()

@@ -122,7 +122,7 @@ def _serve(command: list[str], port: int) -> Iterator[float]:
             time.sleep(0.02)
         yield time.monotonic_ns() - start_ns
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         try:
             server.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
