@@ -7,7 +7,7 @@ was throttling ends with a growth of about its own length. The recorder reads th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Throttling:
         """Return the steps, those that waited for the quota as THROTTLED."""
         if not len(self.ts_ns):
             return list(steps)
-        return [replace(step, state=State.THROTTLED) if self._is_throttled(step) else step for step in steps]
+        return [step._replace(state=State.THROTTLED) if self._is_throttled(step) else step for step in steps]
 
     def _is_throttled(self, step: Step) -> bool:
         dur_ns = step.end_ns - step.start_ns

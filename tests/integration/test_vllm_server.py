@@ -99,7 +99,7 @@ def test_the_stages_of_every_request_come_in_order(sequential: Run, concurrent: 
         # A short stage may have run beside the path, while another thread held the interpreter's lock.
         first = [stages.index(stage) for stage in ORDER if stage in stages]
         assert first == sorted(first), report.request_id
-        assert {Stage.RECEIVE, Stage.SUBMIT, Stage.PREFILL} <= set(stages)
+        assert {Stage.SUBMIT, Stage.PREFILL, Stage.DELIVER} <= set(stages)
 
 
 def test_requests_that_came_together_waited_in_the_queue(concurrent: Run) -> None:
