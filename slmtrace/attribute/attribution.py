@@ -32,7 +32,8 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
     book = EvidenceBook(trace)
     messages = find_messages(trace.events, trace.strings)
     add_deliveries(messages, trace, windows)
-    threads = Threads(trace.sched, messages, find_locks(trace.events, book.evidence))
+    processes = [trace.tracks[row].pid for row in range(len(trace.tracks))]
+    threads = Threads(trace.sched, messages, find_locks(trace.events, book.evidence), processes)
     staged = _staged_tracks(trace, book)
     stages = RequestStages(book)
     waits = GpuWaits(book)

@@ -5,14 +5,15 @@ time t on thread T: running is T's own time; before a switch-in, T was runnable 
 waker is followed if it is a task of the traced tree, else T waited for what its evidence shows. Whoever held a lock
 that is nobody's message (the interpreter's) is not followed: the wait for it is T's own time. A thread that never ran
 before was forked: its parent is followed. A thread that polled shared memory for a message was held up by its sender:
-back to the sending, the time is the poller's, and before it the sender's. Every step goes back in time, or hops at most
+back to the sending, the time is the poller's, and before it the sender's. A waker that had been idle itself is on the
+path for no longer than others waited for it: before, the path is theirs. Every step goes back in time, or hops at most
 once to each thread at one instant, so the walk ends on any input.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +28,11 @@ from .rules import State
 
 # The waker's record and the sleeper's switch-out come from two CPUs: the wakeup may be stamped this much earlier.
 _RACE_NS = 2_000
+
+# Waits that no work in the tree ends.
+_IDLE = (State.TIMER_WAIT, State.OUTSIDE_WAIT, State.UNKNOWN_WAIT)
+# How many of the threads that the path came from are remembered.
+_MAX_WAITERS = 64
 
 # On loopback and for local sockets, the sender runs the receiver's softirq: the current task is the real waker.
 _FOLLOWED = (WakeContext.TASK, WakeContext.NET)
@@ -59,10 +65,17 @@ class _Thread:
 class Threads:
     """The scheduler evidence of each thread, indexed when first asked for."""
 
-    def __init__(self, sched: Sched, messages: Messages | None = None, locks: Locks | None = None) -> None:
+    def __init__(
+        self,
+        sched: Sched,
+        messages: Messages | None = None,
+        locks: Locks | None = None,
+        process_by_track: Sequence[int] = (),
+    ) -> None:
         self._sched = sched
         self.messages = messages or Messages()
         self.locks = locks or Locks()
+        self._process_by_track = process_by_track
         self._threads: dict[int, _Thread] = {}
         self.start_ns = sched.start_ns
         self.end_ns = sched.end_ns
@@ -71,6 +84,17 @@ class Threads:
         if track not in self._threads:
             self._threads[track] = self._index(track)
         return self._threads[track]
+
+    def is_awake(self, track: int, ts_ns: int) -> bool:
+        """Say whether a thread ran just before an instant, or wanted to."""
+        thread = self[track]
+        run = bisect_left(thread.run_start, ts_ns) - 1
+        return run >= 0 and (thread.run_end[run] >= ts_ns or thread.run_out[run] == Out.PREEMPTED)
+
+    def share_a_process(self, track: int, other: int) -> bool:
+        """Say whether two threads are of one process."""
+        processes = self._process_by_track
+        return max(track, other) < len(processes) and processes[track] == processes[other]
 
     def _index(self, track: int) -> _Thread:
         sched = self._sched
@@ -102,6 +126,7 @@ class _Walk:
     hopped: set[int] = field(default_factory=set)  # threads visited at this very instant
     entries: Mapping[int, int] = field(default_factory=dict)  # time -> track: where the request's own way goes on
     floor_ns: int = 0  # where the path may turn, by a message of the present thread or an entry
+    waiters: list[tuple[int, int]] = field(default_factory=list)  # whose wakers were followed: track, when it slept
 
     def back_to(self, ts_ns: int, state: State) -> bool:
         """Explain the time from `ts_ns` to now as `state` of the present thread, and go there.
@@ -159,14 +184,14 @@ def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
     elif thread.run_out[run] in (Out.OPEN, Out.EXIT):
         walk.back_to(thread.run_end[run], State.NO_SCHED)
     else:
-        _before_switch_in(walk, thread, run, threads.locks, staged)
+        _before_switch_in(walk, thread, run, threads, staged)
 
 
 def _before_first_run(walk: _Walk, thread: _Thread, threads: Threads, staged: frozenset[int]) -> None:
     """Explain the time before a thread's first run: it was woken, or it was forked, or it was there before us."""
     wake = bisect_right(thread.wake_ns, walk.ts_ns) - 1
     if wake >= 0 and not _was_forked_after(thread, thread.wake_ns[wake]):
-        _before_wakeup(walk, thread, wake, slept_ns=threads.start_ns, out=Out.SLEEP, staged=staged)
+        _before_wakeup(walk, thread, wake, threads.start_ns, Out.SLEEP, threads, staged)
     elif thread.fork_ns is not None and thread.fork_ns <= walk.ts_ns:
         if walk.back_to(thread.fork_ns, State.SPAWN) and not _follow(walk, thread.fork_by, staged):
             walk.back_to(walk.window.start_ns, State.NO_SCHED)
@@ -179,29 +204,61 @@ def _was_forked_after(thread: _Thread, ts_ns: int) -> bool:
     return thread.fork_ns is not None and thread.fork_ns > ts_ns
 
 
-def _before_switch_in(walk: _Walk, thread: _Thread, run: int, locks: Locks, staged: frozenset[int]) -> None:
+def _before_switch_in(walk: _Walk, thread: _Thread, run: int, threads: Threads, staged: frozenset[int]) -> None:
     """Explain the wait between the end of run `run` and now."""
     slept_ns, out = thread.run_end[run], Out(thread.run_out[run])
     wake = bisect_right(thread.wake_ns, walk.ts_ns) - 1
     has_wake = wake >= 0 and thread.wake_ns[wake] >= slept_ns - _RACE_NS
-    if locks.is_waiting(walk.track, slept_ns):
+    if threads.locks.is_waiting(walk.track, slept_ns):
         woken_ns = max(thread.wake_ns[wake], slept_ns) if has_wake else walk.ts_ns
         if walk.back_to(woken_ns, State.RUNNABLE):
             walk.back_to(slept_ns, State.HELD_WAIT)
     elif not has_wake:
-        walk.back_to(slept_ns, _wait_state(out, None))
+        _sleep(walk, slept_ns, _wait_state(out, None), threads, staged)
     else:
-        _before_wakeup(walk, thread, wake, slept_ns, out, staged)
+        _before_wakeup(walk, thread, wake, slept_ns, out, threads, staged)
 
 
-def _before_wakeup(walk: _Walk, thread: _Thread, wake: int, slept_ns: int, out: Out, staged: frozenset[int]) -> None:
+def _before_wakeup(
+    walk: _Walk, thread: _Thread, wake: int, slept_ns: int, out: Out, threads: Threads, staged: frozenset[int]
+) -> None:
     """Go back to a wakeup, and on: along the waker if it is a task of the tree, else through the sleep."""
     if not walk.back_to(max(thread.wake_ns[wake], slept_ns), State.RUNNABLE) or walk.ts_ns <= slept_ns:
         return
     context = WakeContext(thread.wake_context[wake])
-    is_task = context in _FOLLOWED and out is not Out.IOWAIT
-    if not (is_task and _follow(walk, thread.wake_by[wake], staged)):
-        walk.back_to(slept_ns, _wait_state(out, context))
+    is_task, waiter = context in _FOLLOWED and out is not Out.IOWAIT, walk.track
+    if is_task and _follow(walk, thread.wake_by[wake], staged):
+        walk.waiters.append((waiter, slept_ns))
+        del walk.waiters[:-_MAX_WAITERS]
+    else:
+        _sleep(walk, slept_ns, _wait_state(out, context), threads, staged)
+
+
+def _sleep(walk: _Walk, slept_ns: int, state: State, threads: Threads, staged: frozenset[int]) -> None:
+    """Go back through a sleep; out of an idle one, and on with whom it held up, if there is such a thread."""
+    row = _held_up(walk, slept_ns, threads) if state in _IDLE else None
+    if row is None:
+        walk.back_to(slept_ns, state)
+        return
+    waiter, since_ns = walk.waiters[row]
+    if walk.back_to(min(since_ns, walk.ts_ns), state):
+        del walk.waiters[row:]
+        _follow(walk, waiter, staged)
+
+
+def _held_up(walk: _Walk, slept_ns: int, threads: Threads) -> int | None:
+    """Return whose row among the waiters the path leaves an idle sleep for; None: it stays.
+
+    A thread of the same process that did not wait yet was not held up at all: a lock that a background thread let go.
+    Any other was held up from when it began to wait.
+    """
+    rows = range(len(walk.waiters) - 1, -1, -1)
+    for row in rows:
+        track, since_ns = walk.waiters[row]
+        is_beside = since_ns >= walk.ts_ns and threads.share_a_process(track, walk.track)
+        if is_beside and track not in walk.hopped and threads.is_awake(track, walk.ts_ns):
+            return row
+    return next((row for row in rows if slept_ns < walk.waiters[row][1] < walk.ts_ns), None)
 
 
 def _follow(walk: _Walk, track: int, staged: frozenset[int]) -> bool:
