@@ -9,9 +9,7 @@ from ..model.events import NO_EVENT
 from ..model.segments import Segments
 from ..model.tracks import NO_TRACK
 from .evidence import EvidenceBook
-
-# Between two timed waits for a lock, a thread only looks whether it may have it.
-_SAME_WAIT_NS = 500_000
+from .locks import SAME_WAIT_NS
 
 
 def holders(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> NDArray[np.int32]:
@@ -28,7 +26,7 @@ def holders(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> 
         next_ns, next_name = next_by_track.get(track, (0, 0))
         if waker != NO_TRACK:
             names[row] = _doing(waker, end_ns, book)
-        elif next_ns - end_ns <= _SAME_WAIT_NS:
+        elif next_ns - end_ns <= SAME_WAIT_NS:
             names[row] = next_name
         next_by_track[track] = (int(segments.start_ns[segment]), int(names[row]))
     return names

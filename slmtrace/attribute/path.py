@@ -1,13 +1,14 @@
 """The critical path: from the end of a window backwards, always on the thread that held it up.
 
-Method: the backward walk over runs, wakeups and forks of off-CPU analysis (Perfetto's thread_executing_span, wPerf). At
-time t on thread T: running is T's own time; before a switch-in, T was runnable since its wakeup; before the wakeup, the
-waker is followed if it is a task of the traced tree, else T waited for what its evidence shows. Whoever held a lock
-that is nobody's message (the interpreter's) is not followed: the wait for it is T's own time. A thread that never ran
-before was forked: its parent is followed. A thread that polled shared memory for a message was held up by its sender:
-back to the sending, the time is the poller's, and before it the sender's. A waker that had been idle itself is on the
-path for no longer than others waited for it: before, the path is theirs. Every step goes back in time, or hops at most
-once to each thread at one instant, so the walk ends on any input.
+Method: the backward walk over runs, wakeups and forks of off-CPU analysis (Perfetto's thread_executing_span, wPerf).
+At time t on thread T: running is T's own time; before a switch-in, T was runnable since its wakeup; before the wakeup,
+the waker is followed if it is a task of the traced tree, else T waited for what its evidence shows. Whoever held a
+lock that is nobody's message (the interpreter's) is not followed: the wait for it is T's own time, but for what
+stalled the holder in the kernel while it had the lock. A thread that never ran before was forked: its parent is
+followed. A thread that polled shared memory for a message was held up by its sender: back to the sending, the time is
+the poller's, and before it the sender's. A waker that had been idle itself is on the path for no longer than others
+waited for it: before, the path is theirs. Every step goes back in time, or hops at most once to each thread at one
+instant, so the walk ends on any input.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from ..model.sched import Out, Sched, WakeContext
 from ..model.trace import Window
 from ..model.tracks import NO_TRACK
-from .locks import Locks
+from .locks import SAME_WAIT_NS, Locks
 from .messages import Messages
 from .rules import State
 
@@ -91,6 +92,11 @@ class Threads:
         run = bisect_left(thread.run_start, ts_ns) - 1
         return run >= 0 and (thread.run_end[run] >= ts_ns or thread.run_out[run] == Out.PREEMPTED)
 
+    def waker(self, track: int, ts_ns: int) -> int:
+        """Return who woke a thread last, NO_TRACK if it was none of the tree."""
+        wake = bisect_right(self[track].wake_ns, ts_ns) - 1 if track != NO_TRACK else -1
+        return self[track].wake_by[wake] if wake >= 0 else NO_TRACK
+
     def share_a_process(self, track: int, other: int) -> bool:
         """Say whether two threads are of one process."""
         processes = self._process_by_track
@@ -126,16 +132,17 @@ class _Walk:
     hopped: set[int] = field(default_factory=set)  # threads visited at this very instant
     entries: Mapping[int, int] = field(default_factory=dict)  # time -> track: where the request's own way goes on
     floor_ns: int = 0  # where the path may turn, by a message of the present thread or an entry
+    held: tuple[int, int, int] = (NO_TRACK, 0, NO_TRACK)  # the last wait for a lock: who, since when, who held it
     waiters: list[tuple[int, int]] = field(default_factory=list)  # whose wakers were followed: track, when it slept
 
-    def back_to(self, ts_ns: int, state: State) -> bool:
-        """Explain the time from `ts_ns` to now as `state` of the present thread, and go there.
+    def back_to(self, ts_ns: int, state: State, track: int | None = None) -> bool:
+        """Explain the time from `ts_ns` to now as `state` of the present thread (or of `track`), and go there.
 
         Say whether the walk got there, and has to go on.
         """
         start_ns = max(ts_ns, self.floor_ns, self.window.start_ns)
         if start_ns < self.ts_ns:
-            self.steps.append(Step(start_ns, self.ts_ns, self.track, self.anchor, state))
+            self.steps.append(Step(start_ns, self.ts_ns, self.track if track is None else track, self.anchor, state))
             self.ts_ns = start_ns
             self.hopped.clear()
         return start_ns == ts_ns and not self.is_done
@@ -212,11 +219,48 @@ def _before_switch_in(walk: _Walk, thread: _Thread, run: int, threads: Threads, 
     if threads.locks.is_waiting(walk.track, slept_ns):
         woken_ns = max(thread.wake_ns[wake], slept_ns) if has_wake else walk.ts_ns
         if walk.back_to(woken_ns, State.RUNNABLE):
-            walk.back_to(slept_ns, State.HELD_WAIT)
+            _before_release(walk, slept_ns, thread.wake_by[wake] if has_wake else NO_TRACK, threads)
     elif not has_wake:
         _sleep(walk, slept_ns, _wait_state(out, None), threads, staged)
     else:
         _before_wakeup(walk, thread, wake, slept_ns, out, threads, staged)
+
+
+def _before_release(walk: _Walk, slept_ns: int, holder: int, threads: Threads) -> None:
+    """Go back through the wait for a lock; what stalled its holder meanwhile is what was waited for.
+
+    A wait that timed out goes on in the next one of the thread, and so does the holding. A holder that had waited
+    itself had the lock from another one.
+    """
+    waiter, since_ns, next_holder = walk.held
+    if holder == NO_TRACK and waiter == walk.track and since_ns - walk.ts_ns <= SAME_WAIT_NS:
+        holder = next_holder
+    walk.held = walk.track, slept_ns, holder
+    while walk.ts_ns > slept_ns and holder not in walk.hopped:
+        walk.hopped.add(holder)
+        waited_ns = threads.locks.waits.last_end(holder, walk.ts_ns)
+        had_ns = min(max(waited_ns, slept_ns), walk.ts_ns)
+        for start_ns, end_ns in reversed(threads.locks.stalls.within(holder, had_ns, walk.ts_ns)):
+            if not walk.back_to(end_ns, State.HELD_WAIT) or not _through_stall(walk, start_ns, holder, threads[holder]):
+                return
+        if not walk.back_to(had_ns, State.HELD_WAIT):
+            return
+        holder = threads.waker(holder, waited_ns)
+    walk.back_to(slept_ns, State.HELD_WAIT)
+
+
+def _through_stall(walk: _Walk, start_ns: int, holder: int, thread: _Thread) -> bool:
+    """Go back through what stalled another thread, on a CPU and off it; say whether the walk has to go on."""
+    run = bisect_left(thread.run_start, walk.ts_ns) - 1
+    goes_on = True
+    while goes_on and walk.ts_ns > start_ns and run >= 0:
+        if thread.run_end[run] < walk.ts_ns:
+            state = State.RUNNABLE if thread.run_out[run] == Out.PREEMPTED else _wait_state(thread.run_out[run], None)
+            goes_on = walk.back_to(max(thread.run_end[run], start_ns), state, holder)
+        else:
+            goes_on = walk.back_to(max(thread.run_start[run], start_ns), State.RUN, holder)
+            run -= 1
+    return goes_on
 
 
 def _before_wakeup(

@@ -153,6 +153,8 @@ WAITING: dict[State, tuple[Cause, dict[Evidence, Cause]]] = {
 
 # Futexes whose waits are HELD_WAIT.
 HELD_LOCKS = (Evidence.GIL, Evidence.ARENA)
+# What a thread is drawn into while it holds such a lock: whoever waits for the lock waits for this.
+HOLDER_STALLS = (Evidence.MAJOR_FAULT, Evidence.FILE_FAULT, Evidence.COMPACTION, Evidence.RECLAIM)
 
 _FOLDS: dict[FoldClass, Evidence] = {
     FoldClass.ANON_FAULT: Evidence.ANON_FAULT,

@@ -1,4 +1,4 @@
-"""Waits for locks: the interpreter's and an allocator's are the waiter's own, a program's lead to whoever held it."""
+"""Waits for locks: the interpreter's and an allocator's are the waiter's own, but for what stalled the holder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slmtrace.attribute.attribution import attribute
+from slmtrace.capture.layout import FAULT_FILE, FAULT_MAJOR
 from slmtrace.model.events import SYSCALL_ON_GIL, EventKind
 from slmtrace.model.report import WindowReport
-from slmtrace.model.sched import WakeContext
+from slmtrace.model.sched import Out, WakeContext
 from slmtrace.model.taxonomy import Cause, WindowKind
 from slmtrace.model.trace import Window
 from slmtrace.model.tracks import NO_TRACK
@@ -49,7 +50,9 @@ def ns_on(report: WindowReport, track: int) -> int:
 
 @settings(max_examples=100, deadline=None)
 @given(bounds, st.sampled_from([WakeContext.TASK, WakeContext.TIMER, WakeContext.SOFTIRQ]))
-def test_a_wait_for_the_gil_is_the_waiters_own_whoever_held_it(times: list[int], context: WakeContext) -> None:
+def test_a_wait_for_the_gil_is_the_waiters_own_whatever_its_holder_computed(
+    times: list[int], context: WakeContext
+) -> None:
     called, _, woken, running = times
 
     report = explained(waiting(times, SYSCALL_ON_GIL, context))
@@ -57,6 +60,71 @@ def test_a_wait_for_the_gil_is_the_waiters_own_whoever_held_it(times: list[int],
     assert ns_on(report, HOLDER) == 0
     assert ns_of(report, Cause.RUN_QUEUE) == running - woken
     assert ns_of(report, Cause.GIL_WAIT) == (woken - called) + 1  # and the call's own way out
+
+
+@settings(max_examples=100, deadline=None)
+@given(bounds, st.lists(st.integers(1, END_NS - 1), min_size=2, max_size=2, unique=True).map(sorted))
+def test_what_stalled_the_holder_is_what_the_waiter_waited_for(times: list[int], stall: list[int]) -> None:
+    called, slept, woken, running = times
+    builder = waiting(times, SYSCALL_ON_GIL)
+    builder.event(EventKind.FAULT, HOLDER, stall[0], stall[1] - stall[0], flags=FAULT_FILE)
+
+    report = explained(builder)
+
+    stalled_ns = max(0, min(stall[1], woken) - max(stall[0], slept))
+    assert ns_of(report, Cause.FILE_MINOR_FAULT) == ns_on(report, HOLDER) == stalled_ns
+    assert ns_of(report, Cause.GIL_WAIT) == (woken - called) + 1 - stalled_ns
+    assert ns_of(report, Cause.RUN_QUEUE) == running - woken
+
+
+def test_a_holder_that_slept_in_a_stall_is_followed_off_its_cpu() -> None:
+    builder = TraceBuilder()
+    waiter, holder = builder.thread(1, 1), builder.thread(2, 1)
+    for start_ns, end_ns in ((0, 100), (800, END_NS)):
+        builder.run(waiter, start_ns, end_ns)
+    builder.run(holder, 0, 300, cpu=1, out=Out.IOWAIT)
+    builder.run(holder, 500, END_NS, cpu=1)
+    builder.wake(holder, 480, context=WakeContext.SOFTIRQ)
+    builder.event(EventKind.FAULT, holder, 250, 350, flags=FAULT_FILE | FAULT_MAJOR)
+    builder.event(EventKind.SYSCALL, waiter, 99, 702, "futex", flags=SYSCALL_ON_GIL)
+    builder.wake(waiter, 800, by=holder)
+
+    report = explained(builder)
+
+    assert ns_of(report, Cause.MAJOR_FAULT) == 350
+    assert ns_of(report, Cause.GIL_WAIT) == 702 - 350
+
+
+def test_what_stalled_the_holder_before_it_had_the_lock_stalled_nobody_else() -> None:
+    builder = waiting([100, 200, 700, 800], SYSCALL_ON_GIL)
+    builder.event(EventKind.FAULT, HOLDER, 250, 100, flags=FAULT_FILE)
+    builder.event(EventKind.SYSCALL, HOLDER, 400, 100, "futex", flags=SYSCALL_ON_GIL)
+
+    assert ns_of(explained(builder), Cause.FILE_MINOR_FAULT) == 0
+
+
+def test_a_holder_that_had_waited_itself_leads_to_the_holder_before_it() -> None:
+    builder = waiting([100, 200, 700, 800], SYSCALL_ON_GIL)
+    first = builder.thread(3, 1)
+    builder.run(first, 0, END_NS, cpu=2)
+    builder.event(EventKind.FAULT, first, 250, 100, flags=FAULT_FILE)
+    builder.event(EventKind.SYSCALL, HOLDER, 210, 290, "futex", flags=SYSCALL_ON_GIL)
+    builder.wake(HOLDER, 490, by=first)
+
+    report = explained(builder)
+
+    assert ns_of(report, Cause.FILE_MINOR_FAULT) == ns_on(report, first) == 100
+
+
+def test_threads_that_each_seem_to_have_had_the_lock_from_the_other_end_the_search() -> None:
+    builder = waiting([100, 200, 700, 800], SYSCALL_ON_GIL)
+    other = builder.thread(3, 1)
+    builder.run(other, 0, END_NS, cpu=2)
+    for thread, waker in ((HOLDER, other), (other, HOLDER)):
+        builder.event(EventKind.SYSCALL, thread, 150, 700, "futex", flags=SYSCALL_ON_GIL)
+        builder.wake(thread, 840, by=waker)
+
+    assert ns_of(explained(builder), Cause.GIL_WAIT) == 601
 
 
 @settings(max_examples=100, deadline=None)
