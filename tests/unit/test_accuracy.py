@@ -9,11 +9,13 @@ from tools.accuracy.table import render_table
 S = 1_000_000_000
 
 
-def run(total_s: float, finding: str = "", others: float = 0.0, **causes_s: float) -> dict[str, Any]:
+def run(
+    total_s: float, finding: str = "", others: float = 0.0, lap_s: float = 0.05, **causes_s: float
+) -> dict[str, Any]:
     findings = [{"id": finding, "excess_ns": S, "predicted_gain_ns": S}] if finding else []
     causes = {name: round(seconds * S) for name, seconds in causes_s.items()}
     window = {"total_ns": round(total_s * S), "causes": causes, "findings": findings}
-    return {"others_share": others, "windows": {"load": window}}
+    return {"others_share": others, "lap_s": lap_s, "windows": {"load": window}}
 
 
 def pair(fault: str, clean: dict[str, Any], injected: dict[str, Any]) -> dict[str, Any]:
@@ -62,3 +64,24 @@ def test_contention_in_a_clean_run_is_false_only_where_others_took_no_cpu() -> N
     lines = [{"engine": "hf", "model": "tiny", "clean": run(5, "cpu_contention", others)} for others in (0.0, 0.5)]
 
     assert "1 had a finding beside the contention in those: 1 x cpu_contention (load)" in render_table(lines)
+
+
+def test_a_run_is_held_against_the_clean_one_on_the_most_equal_machine() -> None:
+    slow = pair("cold_weights", run(8, lap_s=0.08), run(9, "cold_weights", lap_s=0.08, major_fault=1))
+    fast = pair("cold_weights", run(5), run(6, "cold_weights", lap_s=0.081, major_fault=1))
+
+    row = row_of(render_table([slow, fast]), "cold_weights")
+
+    assert row[3:6] == ["2", "8.00 s", "-500 ms (-6 %)"]
+
+
+def test_a_pair_without_an_equal_machine_is_left_out_and_said() -> None:
+    lines = [
+        pair("cold_weights", run(5), run(6, "cold_weights", major_fault=1)),
+        pair("cold_weights", run(5), run(9, "cold_weights", lap_s=0.07, major_fault=1)),
+    ]
+
+    text = render_table(lines)
+
+    assert row_of(text, "cold_weights")[3] == "1"
+    assert "1 pairs are left out" in text

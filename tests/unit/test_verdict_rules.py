@@ -92,7 +92,7 @@ PAIRS: dict[str, Pair] = {
         # Only the weights were cold.
         COLD,
     ),
-    "many_lookups": Pair(Scene(load(C.OPEN_STAT, 2000, S.IMPORT)), Scene(load(C.OPEN_STAT, 400, S.IMPORT))),
+    "many_lookups": Pair(Scene(load(C.OPEN_STAT, 2000, S.IMPORT)), Scene(load(C.OPEN_STAT, 200, S.IMPORT))),
     "thp_compaction": Pair(Scene(load(C.COMPACTION, 900)), Scene(load(C.THP_FAULT, 900))),
     "memory_limit": Pair(
         Scene(load(C.RECLAIM, 900), facts=WindowFacts(grown={"cgroup memory failcnt": 900}), state=LIMIT),
@@ -198,6 +198,19 @@ def test_a_rule_leaves_alone_what_only_looks_like_its_fault(rule: str) -> None:
     findings = PAIRS[rule].healthy.findings()
 
     assert rule not in {finding.id for finding in findings}
+
+
+MAPPED = {C.READAHEAD_WAIT: {"files": rows(**{"/hub/blobs/c0ffee": 80})}}
+
+
+@pytest.mark.parametrize(
+    ("known", "name"), [("c0ffee", "cold_weights"), ("config.json", "cold_files")], ids=["weights", "other files"]
+)
+def test_weights_that_the_first_pass_reads_are_cold_weights(known: str, name: str) -> None:
+    state = {"page_cache": {"before": {"resident_fraction": 0.0, "files": [{"name": known}]}}}
+    scene = Scene(answer(C.READAHEAD_WAIT, 80), TTFT, MAPPED, {C.READAHEAD_WAIT: 200 * MIB}, state=state)
+
+    assert [finding.id for finding in scene.findings()] == [name]
 
 
 @pytest.mark.parametrize("rule", PAIRS)

@@ -35,7 +35,7 @@ def main() -> int:
         (args.output.write_text if args.output else sys.stdout.write)(text)
         return 0
     workload = Workload(args.model, args.engine, args.requests, args.prompt_tokens, args.keep, args.cures)
-    names = args.faults.split(",") if args.faults else [] if args.clean else fault_names()
+    names = args.faults.split(",") if args.faults else [] if args.clean else fault_names(args.engine)
     until_s = time.monotonic() + args.minutes * 60
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for block in blocks_of([FAULTS[name] for name in names], seed):

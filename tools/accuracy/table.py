@@ -19,6 +19,8 @@ _MIN_CHANGE = 0.10
 # Where others took more than this of a run's CPU time, it says nothing of a fault.
 _MOST_OTHERS = 0.10
 _MOST_OTHERS_OF_A_PAIR = 0.25
+# So much faster or slower the machine may have been.
+_MOST_LAP_CHANGE = 0.10
 _CONTENTION = ("cpu_contention", "too_many_threads")
 _HEADER = (
     "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "gain / predicted",
@@ -31,7 +33,8 @@ def render_table(lines: Sequence[Line]) -> str:
     """Render what was measured as Markdown."""
     all_pairs = [pair for line in lines for pair in _pairs(line)]
     whole = [pair for pair in all_pairs if _is_whole(pair)]
-    pairs = [{**pair, "clean": _quietest(pair, whole)} for pair in whole if not _is_disturbed(pair)]
+    matched = [{**pair, "clean": _match(pair, whole)} for pair in whole]
+    pairs = [pair for pair in matched if not _is_disturbed(pair)]
     rows = [row for key in _keys(pairs) if (row := _row([pair for pair in pairs if _key(pair) == key]))]
     text = ["# Accuracy of the verdicts", "", *_facts(), "", *_table(rows), "", *_totals(rows), ""]
     text += [_disturbance(whole, len(whole) - len(pairs)), "", _clean_line(lines), ""]
@@ -43,14 +46,25 @@ def render_table(lines: Sequence[Line]) -> str:
     return "\n".join(text).rstrip() + "\n"
 
 
-def _quietest(pair: Line, pairs: Sequence[Line]) -> Line:
-    """Return the clean run of the same command that others disturbed least."""
+def _match(pair: Line, pairs: Sequence[Line]) -> Line:
+    """Return the clean run of the same command, of those that others left alone the one on the most equal machine."""
     alike = [one for one in pairs if all(one.get(key) == pair.get(key) for key in ("engine", "model", "options"))]
-    quietest: Line = min((one["clean"] for one in alike), key=_others_share)
-    return quietest
+    matched: Line = min(
+        (one["clean"] for one in alike),
+        key=lambda clean: (_others_share(clean) > _MOST_OTHERS, _lap_change(clean, pair["injected"])),
+    )
+    return matched
+
+
+def _lap_change(clean: Line, injected: Line) -> float:
+    """Return by which share the machine was faster or slower."""
+    laps = clean["lap_s"], injected["lap_s"]
+    return float(max(laps) / min(laps) - 1)
 
 
 def _is_disturbed(pair: Line) -> bool:
+    if _lap_change(pair["clean"], pair["injected"]) > _MOST_LAP_CHANGE:
+        return True
     is_about_cpus = "run_queue" in FAULTS[pair["fault"]].expects
     return not is_about_cpus and _others_share(pair["injected"]) > _MOST_OTHERS_OF_A_PAIR
 
@@ -58,11 +72,14 @@ def _is_disturbed(pair: Line) -> bool:
 def _disturbance(pairs: Sequence[Line], n_left_out: int) -> str:
     shares = [_others_share(pair["injected"]) for pair in pairs]
     return (
-        f"Others took {100 * median(shares):.0f} % of the CPU time of the injected runs in the median, so each is held "
-        f"against the quietest clean run of its command, and {n_left_out} in which they took more than "
-        f"{100 * _MOST_OTHERS_OF_A_PAIR:.0f} % are left out. Contention with them is no part of a fault that is not "
-        "about CPUs: there, the wait for a CPU is taken out of the totals, and `cpu_contention` is not counted as the "
-        "first finding of a run in which they took more than 10 %."
+        "The speed of a virtual machine's CPUs changes with its neighbours: each injected run is held against the "
+        "clean run of its command whose laps (a fixed computation before and after) are nearest. "
+        f"{n_left_out} pairs are left out, whose laps differ by more than {100 * _MOST_LAP_CHANGE:.0f} %, or in which "
+        f"others took more than {100 * _MOST_OTHERS_OF_A_PAIR:.0f} % of the CPU time. "
+        f"Others took {100 * median(shares):.0f} % of the CPU time of the injected runs in the median. "
+        "Contention with them is no part of a fault that is not about CPUs: there, the wait for a CPU is taken out of "
+        "the totals, and `cpu_contention` is not counted as the first finding of a run in which they took more than "
+        f"{100 * _MOST_OTHERS:.0f} %."
     )
 
 

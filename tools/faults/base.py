@@ -49,6 +49,7 @@ class Fault:
     windows: tuple[str, ...] = ("load",)
     cure: Callable[[Setting], None] | None = None  # what the finding recommends, done while the fault lasts
     is_tested: bool = True  # on a machine that has what it needs
+    needs_engine: str = ""  # the one that it is about; none: any
     is_beside: bool = False  # it uses CPUs outside the command
 
     @contextmanager

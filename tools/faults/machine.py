@@ -76,8 +76,8 @@ def _limit_memory(setting: Setting) -> None:
     setting.changes.append(f"limited memory to {format_bytes(limit_bytes)}")
 
 
-# What Python with torch and transformers needs itself, without files that could be read again.
-_HEAP_BYTES = 320 << 20
+# What the program, its recording and their analysis need at once, without files that could be read again.
+_HEAP_BYTES = 640 << 20
 
 
 def _read_ahead_of_time(setting: Setting) -> None:

@@ -176,6 +176,7 @@ FAULTS = (
         ("ipc", "lock_wait"),
         ("slow_messages", "sleeping"),
         ("ttft",),
+        needs_engine="vllm",
     ),
     Fault(
         "too_many_threads",
@@ -217,6 +218,7 @@ FAULTS = (
         ("engine_queue",),
         ("engine_queue", "batch_interference"),
         ("ttft",),
+        needs_engine="vllm",
     ),
     Fault("eager_modules", "CUDA loads all kernels", _eager_modules, ("module_load",), (), is_tested=False),
     Fault(
