@@ -31,7 +31,8 @@ def main() -> None:
         model = Path(args.model) if args.model else _make_model(Path(scratch) / "model")
         runs: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
         for pair in range(args.pairs):
-            for state in ("cold", "warm"):
+            # Whichever comes first finds another machine: they take turns.
+            for state in ("cold", "warm") if pair % 2 else ("warm", "cold"):
                 runs[state].append(_record(model, state, Path(scratch) / f"{state}{pair}"))
     rows = _rows(runs, _weight_files(model))
     for name, value in rows.items():
@@ -70,17 +71,17 @@ def _record(model: Path, state: str, capture: Path) -> dict[str, Any]:
 def _rows(runs: dict[str, list[dict[str, Any]]], weights: dict[str, int]) -> dict[str, str]:
     size = sum(weights.values())
     cold, warm = ([_together(run, weights) for run in runs[state]] for state in ("cold", "warm"))
-    difference = _median(cold, "total") - _median(warm, "total")
-    explained = _median(cold, "storage") - _median(warm, "storage")
+    difference, explained = (_difference(cold, warm, key) for key in ("total", "storage"))
     every = [window for state in runs.values() for run in state for window in run["windows"]]
     by_phase = {
-        f"  {phase}, cold less warm, ms": f"{(_median(cold, phase) - _median(warm, phase)) / 1e6:,.0f}"
+        f"  {phase}, cold less warm, ms": f"{_difference(cold, warm, phase) / 1e6:,.0f}"
         for phase in every[0]["phases"]
         if _median(cold, phase) or _median(warm, phase)
     }
     return {
         "cold load + first ttft, ms": f"{_median(cold, 'total') / 1e6:,.0f}",
         "warm load + first ttft, ms": f"{_median(warm, 'total') / 1e6:,.0f}",
+        "cold less warm, ms (median of the pairs)": f"{difference / 1e6:,.0f}",
         "weight files, bytes": f"{size:,}",
         "read of them when cold, bytes (median)": f"{_median(cold, 'read'):,.0f}",
         "read of them when warm, bytes (median)": f"{_median(warm, 'read'):,.0f}",
@@ -109,6 +110,11 @@ def _together(run: dict[str, Any], weights: dict[str, int]) -> dict[str, float]:
         "file_faults": sum(cause["count"] for cause in faults),
         "file_fault_ns": sum(cause["ns"] for cause in faults),
     }
+
+
+def _difference(cold: list[dict[str, float]], warm: list[dict[str, float]], key: str) -> float:
+    """Return the median difference of the pairs."""
+    return statistics.median(one[key] - other[key] for one, other in zip(cold, warm, strict=True))
 
 
 def _median(rows: list[dict[str, float]], key: str) -> float:
