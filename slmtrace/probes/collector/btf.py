@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import NamedTuple
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
 _MAGIC = 0xEB9F
 _PTR, _STRUCT, _UNION, _TYPEDEF, _FUNC_PROTO = 2, 4, 5, 8, 13
-# Bytes that follow a type of each kind: fixed, and per member.
-_FIXED = {1: 4, 3: 12, 14: 4, 17: 4}
-_PER_MEMBER = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
+_N_KINDS = 32
+# Words of 4 bytes of a type of each kind: its own, beside the three that all have, and each member's.
+_OWN_WORDS = [3 + {1: 1, 3: 3, 14: 1, 17: 1}.get(kind, 0) for kind in range(_N_KINDS)]
+_MEMBER_WORDS = [{4: 3, 5: 3, 6: 2, 13: 2, 15: 3, 19: 3}.get(kind, 0) for kind in range(_N_KINDS)]
+_MEMBER_OFFSET_BITS = 0xFFFFFF  # of a struct that has bit fields: above them is the field's size
 _TRACEPOINT_PREFIX = "btf_trace_"
-
-
-class _Type(NamedTuple):
-    kind: int
-    is_bitfield: bool  # kind_flag: member offsets carry a bit size in their top byte
-    n_members: int
-    target: int  # the type that it refers to, or a size
-    members_at: int
-    name_at: int
 
 
 class Btf:
@@ -40,65 +32,69 @@ class Btf:
         if len(data) < 24 or struct.unpack_from("<H", data)[0] != _MAGIC:
             raise ValueError("not BTF")
         header_bytes, type_at, type_bytes, string_at, string_bytes = struct.unpack_from("<5I", data, 4)
-        self._data = data
-        self._strings_at = header_bytes + string_at
-        self._strings_end = self._strings_at + string_bytes
-        self._types = self._read_types(header_bytes + type_at, type_bytes)
+        self._strings = data[header_bytes + string_at :][:string_bytes]
+        # A kernel has more than 100,000 types, so this is read as words and not as objects: name, info, then by kind.
+        self._words = memoryview(data)[header_bytes + type_at :][:type_bytes].cast("I")
+        self._starts = [0]  # the first word of each type by its number; type 0 is void and has none
+        self._structs: dict[int, int] = {}  # the first word by name
+        self._typedefs: dict[int, int] = {}
+        self._index()
 
-    def _read_types(self, position: int, n_bytes: int) -> list[_Type]:
-        types = [_Type(0, False, 0, 0, 0, self._strings_at)]  # type 0 is void
-        unpack = struct.Struct("<3I").unpack_from
-        end = position + n_bytes
-        while position < end:
-            name, info, target = unpack(self._data, position)
+    def _index(self) -> None:
+        words, at = self._words, 0
+        while at < len(words):
+            self._starts.append(at)
+            info = words[at + 1]
             kind, n_members = info >> 24 & 0x1F, info & 0xFFFF
-            position += 12
-            types.append(_Type(kind, bool(info >> 31), n_members, target, position, self._strings_at + name))
-            position += _FIXED.get(kind, 0) + _PER_MEMBER.get(kind, 0) * n_members
-        return types
-
-    def _name(self, position: int) -> str:
-        return self._data[position : self._data.index(b"\0", position)].decode()
+            if kind == _STRUCT and n_members:
+                self._structs.setdefault(words[at], at)
+            elif kind == _TYPEDEF:
+                self._typedefs[words[at]] = at
+            at += _OWN_WORDS[kind] + _MEMBER_WORDS[kind] * n_members
 
     def member_bits(self, struct_name: str) -> dict[str, int]:
         """Return the offsets in bits of a struct's members by name, those of anonymous members among them."""
-        wanted = self._positions_of(struct_name)
-        for entry in self._types:
-            if entry.kind == _STRUCT and entry.name_at in wanted and entry.n_members:
-                return self._members(entry, 0)
-        return {}
+        at = self._find(struct_name, self._structs)
+        return {} if at is None else self._members(at, 0)
 
-    def _members(self, entry: _Type, base_bits: int) -> dict[str, int]:
+    def _members(self, at: int, base_bits: int) -> dict[str, int]:
         found: dict[str, int] = {}
-        for index in range(entry.n_members):
-            name, target, offset = struct.unpack_from("<3I", self._data, entry.members_at + 12 * index)
-            bits = base_bits + (offset & 0xFFFFFF if entry.is_bitfield else offset)
+        info = self._words[at + 1]
+        mask = _MEMBER_OFFSET_BITS if info >> 31 else ~0
+        for member in range(at + 3, at + 3 + 3 * (info & 0xFFFF), 3):
+            name, target, offset = self._words[member : member + 3]
+            bits = base_bits + (offset & mask)
             if name:
-                found[self._name(self._strings_at + name)] = bits
-            elif self._types[target].kind in (_STRUCT, _UNION):
-                found.update(self._members(self._types[target], bits))
+                found[self._string(name)] = bits
+            elif self._kind(self._starts[target]) in (_STRUCT, _UNION):
+                found.update(self._members(self._starts[target], bits))
         return found
 
     def tracepoint_arguments(self, name: str) -> int | None:
         """Return how many arguments a raw tracepoint has, or None if this kernel has no such tracepoint."""
-        wanted = self._positions_of(_TRACEPOINT_PREFIX + name)
-        for entry in self._types:
-            if entry.kind == _TYPEDEF and entry.name_at in wanted:
-                pointed = self._types[entry.target]
-                prototype = self._types[pointed.target] if pointed.kind == _PTR else pointed
-                # The first parameter is the tracepoint's own data.
-                return prototype.n_members - 1 if prototype.kind == _FUNC_PROTO else None
-        return None
+        at = self._find(_TRACEPOINT_PREFIX + name, self._typedefs)
+        if at is None:
+            return None
+        pointed = self._starts[self._words[at + 2]]
+        prototype = self._starts[self._words[pointed + 2]] if self._kind(pointed) == _PTR else pointed
+        # The first parameter is the tracepoint's own data.
+        return (self._words[prototype + 1] & 0xFFFF) - 1 if self._kind(prototype) == _FUNC_PROTO else None
 
-    def _positions_of(self, name: str) -> list[int]:
-        """Return where a name stands in the string section; more than once if the linker did not merge it."""
+    def _kind(self, at: int) -> int:
+        return self._words[at + 1] >> 24 & 0x1F
+
+    def _string(self, at: int) -> str:
+        return self._strings[at : self._strings.index(b"\0", at)].decode()
+
+    def _find(self, name: str, first_word_by_name: dict[int, int]) -> int | None:
+        """Return the first word of a type; a name stands in the strings more than once if the linker merged none."""
         needle = b"\0" + name.encode() + b"\0"
-        found = []
-        position = self._data.find(needle, self._strings_at, self._strings_end)
+        position = self._strings.find(needle)
         while position >= 0:
-            found.append(position + 1)
-            position = self._data.find(needle, position + 1, self._strings_end)
-        return found
+            if position + 1 in first_word_by_name:
+                return first_word_by_name[position + 1]
+            position = self._strings.find(needle, position + 1)
+        return None
 
 
 def read_btf(path: Path = VMLINUX) -> Btf:
@@ -106,6 +102,6 @@ def read_btf(path: Path = VMLINUX) -> Btf:
 
     Raises:
         OSError: there is none.
-        ValueError: it is damaged.
+        ValueError: it is not BTF.
     """
     return Btf(path.read_bytes())
