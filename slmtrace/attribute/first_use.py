@@ -2,7 +2,8 @@
 
 Nothing records it by itself. But a host that launches keeps its GPU supplied every few microseconds, so where a call
 that loads modules, initialises or compiles ends a millisecond or more without new work on any stream, that time was
-the way to the call: first use, not launching.
+the way to the call: first use, not launching. Where no kernels were recorded, launches do not show: it is said of the
+load and the first request only, and may hold a forward pass of launches too many.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _LAZY = "lazy function loading"
 
 def name_first_uses(window: Window, mine: Segments, track: int, work: ProcessWork, book: EvidenceBook) -> Segments:
     """Name the launch work of a thread that was in truth the way to a first use."""
+    if window.index and not work.has_kernels:
+        return mine
     events = book.trace.events
     rows = book.trace.rows_of_track(track)
     inside = (events.start_ns[rows] >= window.start_ns) & (events.start_ns[rows] < window.end_ns)

@@ -1,7 +1,8 @@
 """The calls in which a thread waited for the GPU, and what its streams did meanwhile, as pieces of its time.
 
 A host waits in a synchronising call, asleep or spinning alike, and in a copy of pageable memory (CUDA Driver API, "API
-synchronization behavior"): whichever thread called it, a large one held up its process.
+synchronization behavior"): whichever thread called it, a large one held up its process. Where no kernels were recorded,
+what a wait waited for beside copies was kernels.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Calls:
         for start_ns, end_ns, row in self._waits(track, low_ns, high_ns):
             if self._book.evidence[row] == Evidence.CUDA_SYNC:
                 stream = self._stream_of.get(self._detail(row), 0)
-                yield from self._waited(track, start_ns, end_ns, stream, Cause.LAUNCH)
+                idle = Cause.LAUNCH if self._work.has_kernels else Cause.GPU_KERNEL
+                yield from self._waited(track, start_ns, end_ns, stream, idle)
             else:
                 yield from self._copied(track, start_ns, end_ns, row)
 
@@ -107,7 +109,9 @@ class Calls:
         begin_ns = min(max(int(events.start_ns[copy]), start_ns), end_ns)
         finish_ns = max(min(int(events.end_ns[copy]), end_ns), begin_ns)
         number = self._trace.tracks[int(events.track[copy])].tid & ((1 << GPU_PROCESS_SHIFT) - 1)
-        yield from self._waited(track, start_ns, begin_ns, number, Cause.STAGING_COPY)
+        is_after_kernels = "d2h" in name and not self._work.has_kernels
+        idle = Cause.GPU_KERNEL if is_after_kernels else Cause.STAGING_COPY
+        yield from self._waited(track, start_ns, begin_ns, number, idle)
         yield self._worked(begin_ns, finish_ns, copy)
         yield Piece(finish_ns, end_ns, Cause.STAGING_COPY)
 

@@ -53,6 +53,7 @@ class ProcessWork:
     trace: Trace
     rows: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # of all its work, by start
     starts_ns: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    has_kernels: bool = False  # whether any was recorded: the light tier does without
     _streams: list[_Stream] = field(default_factory=list)
 
     def add(self, track: int, rows: Ints) -> None:
@@ -64,6 +65,7 @@ class ProcessWork:
         every = np.concatenate([self.rows, rows])
         self.rows = every[np.argsort(events.start_ns[every], kind="stable")]
         self.starts_ns = events.start_ns[self.rows]
+        self.has_kernels |= bool((events.kind[rows] == EventKind.GPU_KERNEL).any())
 
     def timelines(self) -> Iterator[tuple[int, Timeline]]:
         """Yield each stream's track and what it did; owners are event rows."""

@@ -44,6 +44,11 @@ _OPTIONS = (
         help="Allocator: its system calls and faults; slow: calls over a threshold too; full: every call.",
     ),
     click.option(
+        "--gpu-kernels",
+        is_flag=True,
+        help="Record every GPU kernel in the light tier too; launches take about 1 us longer each.",
+    ),
+    click.option(
         "-o",
         "--output",
         metavar="DIR",
@@ -73,7 +78,11 @@ def read_choices(arguments: Mapping[str, Any]) -> RecordingChoices:
     Raises:
         UsageError: a probe has an unknown name, or the output is something that exists.
     """
-    options = RecordOptions(tier=str(arguments["tier"]), malloc=str(arguments["malloc"]))
+    options = RecordOptions(
+        tier=str(arguments["tier"]),
+        malloc=str(arguments["malloc"]),
+        has_gpu_kernels=bool(arguments["gpu_kernels"]),
+    )
     required = parse_names(str(arguments["require"]))
     _check_output(arguments["output"])
     if arguments["probes"] is not None:

@@ -8,8 +8,8 @@
  * strings that records point to. Nothing here calls Python or takes a lock of the target.
  *
  * Built with -D numbers and HEADER_JSON (the header's JSON without its last brace) from capture/layout.py and
- * capture/cupti.py. Reads SLMTRACE_CUDA (light or deep), SLMTRACE_CUDA_RAW (where logs go) and SLMTRACE_CUPTI (the
- * libcupti to use when none is loaded).
+ * capture/cupti.py. Reads SLMTRACE_CUDA (light, kernels or deep), SLMTRACE_CUDA_RAW (where logs go) and SLMTRACE_CUPTI
+ * (the libcupti to use when none is loaded).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -53,6 +53,10 @@ enum { FLUSH_COMPLETED = 0, FLUSH_FORCED = 1 };
 enum { ATTR_ZEROED_OUT_BUFFER = 5 };
 enum { THREAD_ID_SYSTEM = 1 };
 enum { DOMAIN_DRIVER = 1, DOMAIN_RUNTIME = 2 };
+
+enum tier { TIER_LIGHT, TIER_KERNELS, TIER_DEEP };
+static const char *const tier_names[] = {"light", "kernels", "deep"};
+
 enum {
 	KIND_MEMCPY = 1,
 	KIND_MEMSET = 2,
@@ -123,7 +127,7 @@ static struct {
 	int (*ActivityGetNumDroppedRecords)(void *context, uint32_t stream, size_t *dropped);
 } cupti;
 
-/* The functions of the light tier, by the beginning of their names: rare, and slow when they happen. Launches are not
+/* The functions of all tiers but the deep one, by the beginning of their names: rare, and slow when they happen. Launches are not
  * among them; a graph's launch is, since one of them stands for hundreds of kernels. CUPTI does not report the driver's
  * call inside one of the runtime, so both names of each are here. */
 static const char *const rare_functions[] = {
@@ -559,19 +563,26 @@ static void enable_kind(int kind)
 		note_failure(text, result);
 }
 
-/* Everything here happens before the first context, and nothing of it is ever taken back. */
-static void enable_kinds(bool is_deep)
+/* Everything here happens before the first context, and nothing of it is ever taken back. What costs is not how many
+ * records there are but what CUPTI does at every launch for a kind: on an H100, 1.2 us for kernels and 2 us for
+ * synchronisation, whose waits are in the calls as well. So the light tier does without both. */
+static void enable_kinds(enum tier tier)
 {
-	static const int always[] = {KIND_MEMCPY, KIND_MEMCPY2, KIND_MEMSET, KIND_CONCURRENT_KERNEL,
-				     KIND_SYNCHRONIZATION, KIND_OVERHEAD, KIND_JIT, KIND_MARKER};
+	static const int light[] = {KIND_MEMCPY, KIND_MEMCPY2, KIND_OVERHEAD, KIND_JIT, KIND_MARKER};
 
-	for (size_t i = 0; i < ARRAY_SIZE(always); i++)
-		enable_kind(always[i]);
-	if (is_deep) {
+	for (size_t i = 0; i < ARRAY_SIZE(light); i++)
+		enable_kind(light[i]);
+	if (tier != TIER_LIGHT) {
+		enable_kind(KIND_CONCURRENT_KERNEL);
+		enable_kind(KIND_MEMSET);
+	}
+	if (tier == TIER_KERNELS)
+		enable_kind(KIND_GRAPH_TRACE);
+	if (tier == TIER_DEEP) {
+		enable_kind(KIND_SYNCHRONIZATION);
 		enable_kind(KIND_DRIVER);
 		enable_kind(KIND_RUNTIME);
 	} else {
-		enable_kind(KIND_GRAPH_TRACE);
 		enable_rare_functions(DOMAIN_DRIVER, cupti.ActivityEnableDriverApi);
 		enable_rare_functions(DOMAIN_RUNTIME, cupti.ActivityEnableRuntimeApi);
 	}
@@ -659,7 +670,7 @@ static bool open_log(const char *tier, uint32_t version)
 	return true;
 }
 
-static void start(bool is_deep)
+static void start(enum tier tier)
 {
 	void *library = find_cupti();
 	uint32_t version = 0;
@@ -669,7 +680,7 @@ static void start(bool is_deep)
 
 	if (library && find_functions(library))
 		cupti.GetVersion(&version);
-	if (!open_log(is_deep ? "deep" : "light", version))
+	if (!open_log(tier_names[tier], version))
 		return;
 	if (!version) {
 		write_note("cuda_unavailable", "the process has no libcupti.so." CUPTI_MAJOR);
@@ -690,7 +701,7 @@ static void start(bool is_deep)
 	owner = getpid();
 	is_recording = true;
 	start_keeper();
-	enable_kinds(is_deep);
+	enable_kinds(tier);
 	atexit(flush_at_exit);
 }
 
@@ -698,11 +709,13 @@ static void start(bool is_deep)
 EXPORT int InitializeInjection(void)
 {
 	static bool has_started;
-	const char *tier = getenv("SLMTRACE_CUDA");
+	const char *name = getenv("SLMTRACE_CUDA");
 
-	if (tier && !has_started) {
-		has_started = true;
-		start(!strcmp(tier, "deep"));
+	for (size_t i = 0; name && i < ARRAY_SIZE(tier_names) && !has_started; i++) {
+		if (!strcmp(name, tier_names[i])) {
+			has_started = true;
+			start((enum tier)i);
+		}
 	}
 	return 1;
 }

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -282,6 +283,37 @@ def test_the_way_to_a_module_load_is_the_library_s_own_preparation() -> None:
     assert causes[Cause.LIBRARY_INIT] == 4 * MS
     assert causes[Cause.MODULE_LOAD] == 2 * MS
     assert causes[Cause.LAUNCH] == 5 * MS
+
+
+@pytest.mark.parametrize(
+    ("call", "copy"), [("cudaStreamSynchronize", "memcpy d2h pinned"), ("cudaMemcpyAsync", "memcpy d2h pageable")]
+)
+def test_without_recorded_kernels_a_wait_is_for_kernels_up_to_its_copy(call: str, copy: str) -> None:
+    builder = TraceBuilder()
+    main = builder.thread(PID, PID)
+    stream = builder.tracks.other(TrackKind.GPU_STREAM, 0, PID << GPU_PROCESS_SHIFT | STREAM, "stream 7")
+    builder.event(EventKind.CUDA_API, main, 100, 500, call, detail=1)
+    builder.event(EventKind.GPU_MEMCPY, stream, 500, 100, copy, size_bytes=4, detail=1)
+    builder.run(main, 0, 1000)
+
+    report = attribute(builder.build(), [Window(WindowKind.TTFT, 0, 0, 1000, main)])[0]
+
+    assert by_cause(report) == Counter({Cause.GPU_KERNEL: 400, Cause.D2H: 100, Cause.PYTHON: 500})
+
+
+@pytest.mark.parametrize(("index", "preparation_ns"), [(0, 5 * MS), (1, 0)])
+def test_without_recorded_kernels_only_a_first_request_prepares_libraries(index: int, preparation_ns: int) -> None:
+    builder = TraceBuilder()
+    main = builder.thread(PID, PID)
+    stream = builder.tracks.other(TrackKind.GPU_STREAM, 0, PID << GPU_PROCESS_SHIFT | STREAM, "stream 7")
+    builder.event(EventKind.RANGE, main, 0, 10 * MS, "prefill", stage=Stage.PREFILL)
+    builder.event(EventKind.GPU_MEMCPY, stream, 0, 100, "memcpy h2d pinned", size_bytes=4)
+    builder.event(EventKind.CUDA_API, main, 5 * MS, MS, "cuLibraryLoadData", detail=1)
+    builder.run(main, 0, 10 * MS)
+
+    report = attribute(builder.build(), [Window(WindowKind.TTFT, index, 0, 10 * MS, main)])[0]
+
+    assert by_cause(report)[Cause.LIBRARY_INIT] == preparation_ns
 
 
 def test_without_scheduler_evidence_a_large_pageable_copy_blocks_its_process() -> None:

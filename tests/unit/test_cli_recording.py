@@ -13,7 +13,14 @@ from slmtrace.errors import UsageError
 from slmtrace.model.report import WindowReport
 from slmtrace.model.taxonomy import WindowKind
 
-ARGUMENTS: dict[str, Any] = {"tier": "light", "malloc": "default", "probes": None, "require": "", "output": None}
+ARGUMENTS: dict[str, Any] = {
+    "tier": "light",
+    "malloc": "default",
+    "gpu_kernels": False,
+    "probes": None,
+    "require": "",
+    "output": None,
+}
 
 
 def test_the_light_tier_takes_no_samples_and_the_deep_one_does() -> None:

@@ -30,6 +30,9 @@ for i in range(3):
          name=text("_ZN2at6native29vectorized_elementwise_kernelILi4EfEEvT_"))
 """
 
+_RARE_CALLS = {1 << 16 | 1, 1 << 16 | 2, 1 << 16 | 4, 1 << 24 | 1}
+_KERNEL_KINDS = (ActivityKind.CONCURRENT_KERNEL, ActivityKind.MEMSET)
+
 
 def recorded(capture: Capture, body: str, **environ: str) -> tuple[Fragment, Context]:
     done = run_target(capture.raw, body, **environ)
@@ -246,13 +249,15 @@ def test_another_holder_of_cupti_is_named_and_nothing_is_recorded(tmp_path: Path
 @pytest.mark.parametrize(
     ("tier", "expected"),
     [
-        ("light", {*map(int, (ActivityKind.GRAPH_TRACE,)), 1 << 16 | 1, 1 << 16 | 2, 1 << 16 | 4, 1 << 24 | 1}),
-        ("deep", {int(ActivityKind.DRIVER), int(ActivityKind.RUNTIME)}),
+        ("light", _RARE_CALLS),
+        ("kernels", {*_RARE_CALLS, *map(int, _KERNEL_KINDS), int(ActivityKind.GRAPH_TRACE)}),
+        (
+            "deep",
+            set(map(int, (*_KERNEL_KINDS, ActivityKind.SYNCHRONIZATION, ActivityKind.DRIVER, ActivityKind.RUNTIME))),
+        ),
     ],
 )
-def test_the_light_tier_asks_for_rare_calls_and_the_deep_one_for_all(
-    tmp_path: Path, tier: str, expected: set[int]
-) -> None:
+def test_a_tier_asks_for_what_it_can_afford(tmp_path: Path, tier: str, expected: set[int]) -> None:
     body = """
 out = (ctypes.c_uint32 * 256)()
 print(list(out[: fake.fake_enabled(out)]))
@@ -261,7 +266,22 @@ print(list(out[: fake.fake_enabled(out)]))
     done = run_target(new_capture(tmp_path).raw, body, tier=tier)
 
     enabled = set(map(int, done.stdout.strip("[]\n").split(",")))
-    assert enabled - {1, 2, 10, 12, 17, 22, 38, 52} == expected
+    assert enabled - {1, 12, 17, 22, 52} == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (RecordOptions(), "light"),
+        (RecordOptions(has_gpu_kernels=True), "kernels"),
+        (RecordOptions(tier="deep", has_gpu_kernels=True), "deep"),
+    ],
+)
+def test_kernels_are_recorded_where_they_were_asked_for(tmp_path: Path, options: RecordOptions, expected: str) -> None:
+    probe = CudaProbe()
+    probe.start(new_capture(tmp_path), options)
+
+    assert probe.environ({})["SLMTRACE_CUDA"] == expected
 
 
 def test_a_process_without_libcupti_says_so(tmp_path: Path) -> None:
