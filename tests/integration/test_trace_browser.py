@@ -20,7 +20,7 @@ from slmtrace.capture.directory import Capture
 from slmtrace.model.report import Report
 from slmtrace.output.json_ import render_json
 from slmtrace.output.perfetto import write_perfetto
-from slmtrace.viewer import TraceServer, find_ui, set_scene
+from slmtrace.viewer import find_ui, set_scene
 from tests.support.builders import sample_run
 from tools.screenshot import open_page, take_picture
 
