@@ -27,6 +27,7 @@ def _write(rows: _Rows) -> tuple[DecodedTrace, EventWriter]:
     track, start, dur, extra = _columns(rows)
     file = io.BytesIO()
     writer = EventWriter(file)
+    writer.begin_events(0)
     uuids = np.array([writer.track(f"lane {number}") for number in range(3)])
     names = np.array([writer.name(f"s{row}") for row in range(len(rows))])
     writer.slices(

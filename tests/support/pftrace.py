@@ -9,6 +9,7 @@ from typing import Any
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
 
 _BEGIN, _END, _INSTANT, _COUNTER = 1, 2, 3, 4
+_BOOTTIME = 6
 _TYPE_NAMES = {_BEGIN: "BEGIN", _END: "END", _INSTANT: "INSTANT", _COUNTER: "COUNTER"}
 
 
@@ -50,7 +51,12 @@ def decode(content: bytes) -> DecodedTrace:
     trace = pb.Trace.FromString(content)
     decoded = DecodedTrace(list(trace.packet))
     interned: dict[str, dict[int, str]] = defaultdict(dict)
+    start_ns = default_track = 0
     for packet in decoded.packets:
+        if packet.HasField("trace_packet_defaults") and packet.trace_packet_defaults.timestamp_clock_id:
+            default_track = packet.trace_packet_defaults.track_event_defaults.track_uuid
+            clocks = {clock.clock_id: clock.timestamp for clock in packet.clock_snapshot.clocks}
+            start_ns = clocks.get(_BOOTTIME, start_ns)
         if packet.HasField("track_descriptor"):
             decoded.tracks[packet.track_descriptor.uuid] = packet.track_descriptor
         for entries in ("event_names", "event_categories", "debug_annotation_names"):
@@ -58,7 +64,7 @@ def decode(content: bytes) -> DecodedTrace:
         for entry in packet.interned_data.debug_annotation_string_values:
             interned["texts"][entry.iid] = entry.str.decode()
         if packet.HasField("track_event"):
-            decoded.events.append(_event(packet, interned))
+            decoded.events.append(_event(packet, interned, start_ns, default_track))
     _pair_up(decoded)
     return decoded
 
@@ -71,7 +77,7 @@ def dump(content: bytes) -> str:
     for packet in decoded.packets:
         if packet.HasField("track_event"):
             lines.append(_event_line(decoded, next(events)))
-        elif packet.HasField("interned_data") and not packet.HasField("trace_packet_defaults"):
+        elif _is_resolved(packet):
             continue
         elif packet.HasField("track_descriptor"):
             descriptor = packet.track_descriptor
@@ -86,12 +92,18 @@ def dump(content: bytes) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _event(packet: Any, interned: dict[str, dict[int, str]]) -> dict[str, Any]:
+def _is_resolved(packet: Any) -> bool:
+    """Return whether a packet only holds strings or the default track of events."""
+    is_of_strings = packet.HasField("interned_data") and not packet.HasField("trace_packet_defaults")
+    return is_of_strings or packet.trace_packet_defaults.HasField("track_event_defaults")
+
+
+def _event(packet: Any, interned: dict[str, dict[int, str]], start_ns: int, default_track: int) -> dict[str, Any]:
     event = packet.track_event
     return {
-        "ts": packet.timestamp,
+        "ts": start_ns + packet.timestamp,
         "type": event.type,
-        "track": event.track_uuid,
+        "track": event.track_uuid or default_track,
         "name": interned["event_names"][event.name_iid] if event.name_iid else "",
         "category": [interned["event_categories"][iid] for iid in event.category_iids],
         "args": {

@@ -33,13 +33,14 @@ def write_critical_path(writer: EventWriter, groups: Groups, trace: Trace, repor
         name: _track_rows(writer, root, rank, name, description, row_of_window)
         for rank, (name, description) in enumerate(_TRACKS.items())
     }
-    _write_windows(writer, report, tracks["windows"])
     segments, window = all_segments(report)
     if len(segments):
         _write_phases(writer, merge(segments, window, [_PHASE_OF_CAUSE[segments.cause]]), tracks["phases"])
         path = merge(segments, window, [segments.stage, segments.cause, segments.track])
         _write_path(writer, trace, report, path, tracks["critical path"])
         _write_visits(writer, groups, trace, report, merge(segments, window, [segments.track]))
+    # After the path, which is longer: the texts that are interned first have the shortest ids.
+    _write_windows(writer, report, tracks["windows"])
     _write_losses(writer, trace, root, rank=len(_TRACKS))
 
 

@@ -31,6 +31,7 @@ _BEGIN, _END, _INSTANT, _COUNTER = 1, 2, 3, 4
 _INCREMENTAL_STATE_CLEARED, _NEEDS_INCREMENTAL_STATE = 1, 2
 
 EVENT_SEQUENCE = 2
+_BOOTTIME, _EVENT_CLOCK = 6, 64  # ClockSnapshot.Clock: a builtin one, and the first of those that a sequence may define
 _INTERNED_PER_PACKET = 4096
 
 
@@ -98,14 +99,14 @@ class EventWriter:
     def __init__(self, file: BinaryIO, boottime_offset_ns: int = 0) -> None:
         self._file = file
         self._offset_ns = boottime_offset_ns
+        self._start_ns = 0
         self._tables = {
             "event_names": _Interned(),
             "event_categories": _Interned(),
             "debug_annotation_names": _Interned(),
             "debug_annotation_string_values": _Interned(),
         }
-        self._is_new_sequence = True
-        self._last_uuid = 0
+        self._last_uuid = self._default_track = 0
         self.n_slices = 0
         self.n_cut = 0
 
@@ -129,6 +130,15 @@ class EventWriter:
     def raw_packet(self, content: bytes) -> None:
         """Append one packet that is already encoded."""
         self._file.write(wire.blob(_PACKET, content))
+
+    def begin_events(self, start_ns: int) -> None:
+        """Begin the track events: their times count from `start_ns`, which takes fewer bytes, and none is earlier."""
+        self._start_ns = max(start_ns, -self._offset_ns)
+        packet = self._defaults()
+        packet.sequence_flags = _INCREMENTAL_STATE_CLEARED
+        packet.clock_snapshot.clocks.add(clock_id=_EVENT_CLOCK, timestamp=0)
+        packet.clock_snapshot.clocks.add(clock_id=_BOOTTIME, timestamp=self.time(self._start_ns))
+        self.packet(packet)
 
     def track(
         self,
@@ -179,7 +189,7 @@ class EventWriter:
         ends, depth, n_cut = nest(slices.track, slices.start_ns, slices.end_ns)
         self.n_slices += len(ends)
         self.n_cut += n_cut
-        end_event = [wire.integer(_TYPE, _END), wire.integer(_TRACK, slices.track)]
+        end_event = [wire.integer(_TYPE, _END), self._track_field(slices.track)]
         self.packets(self._packet_parts(ends, end_event), len(ends))
         self._rows(slices, _BEGIN, depth)
 
@@ -192,7 +202,7 @@ class EventWriter:
         """Append the values of one counter track."""
         event = [
             wire.integer(_TYPE, _COUNTER),
-            wire.integer(_TRACK, track),
+            self._track_field(np.array([track])),
             wire.integer(_COUNTER_VALUE, values),
         ]
         self.packets(self._packet_parts(ts_ns, event), len(ts_ns))
@@ -209,13 +219,30 @@ class EventWriter:
         self._flush_interned()
         for value in np.unique(shape).tolist():
             rows = slices if (shape == value).all() else slices.take(np.flatnonzero(shape == value))
-            event = _event_fields(rows, event_type, category, names)
+            event = [self._track_field(rows.track), *_event_fields(rows, event_type, category, names)]
             self.packets(self._packet_parts(rows.start_ns, event), len(rows.track))
 
     def _packet_parts(self, ts_ns: Ints, event: list[wire.Parts]) -> wire.Parts:
         # No SEQ_NEEDS_INCREMENTAL_STATE: Perfetto presumes it of track events, and the file has all of its packets.
-        parts = wire.integer(_TIMESTAMP, self.times(ts_ns)) + wire.integer(_SEQUENCE_ID, EVENT_SEQUENCE)
+        parts = wire.integer(_TIMESTAMP, ts_ns - self._start_ns) + wire.integer(_SEQUENCE_ID, EVENT_SEQUENCE)
         return parts + wire.message(_TRACK_EVENT, *event)
+
+    def _track_field(self, track: Ints) -> wire.Parts:
+        """Describe the tracks of a table of events; if it is one, it becomes the default of what follows."""
+        uuid = int(track[0])
+        if (track != uuid).any():
+            return wire.integer(_TRACK, track)
+        if uuid != self._default_track:
+            self._default_track = uuid
+            self.packet(self._defaults())
+        return []
+
+    def _defaults(self) -> Any:
+        packet = pb.TracePacket(trusted_packet_sequence_id=EVENT_SEQUENCE)
+        packet.trace_packet_defaults.timestamp_clock_id = _EVENT_CLOCK
+        if self._default_track:
+            packet.trace_packet_defaults.track_event_defaults.track_uuid = self._default_track
+        return packet
 
     def _flush_interned(self) -> None:
         """Write the strings that the next packets refer to."""
@@ -223,9 +250,6 @@ class EventWriter:
             for low in range(table.n_written, len(table.texts), _INTERNED_PER_PACKET):
                 packet = pb.TracePacket(trusted_packet_sequence_id=EVENT_SEQUENCE)
                 packet.sequence_flags = _NEEDS_INCREMENTAL_STATE
-                if self._is_new_sequence:
-                    packet.sequence_flags |= _INCREMENTAL_STATE_CLEARED
-                    self._is_new_sequence = False
                 entries = getattr(packet.interned_data, table_name)
                 for iid, text in enumerate(table.texts[low : low + _INTERNED_PER_PACKET], start=low + 1):
                     if table_name == "debug_annotation_string_values":
@@ -240,7 +264,6 @@ def _event_fields(rows: Slices, event_type: int, category: int, arg_names: list[
     """Describe the TrackEvent of rows that all have the same shape."""
     event = [
         wire.integer(_TYPE, event_type),
-        wire.integer(_TRACK, rows.track),
         wire.integer(_NAME, rows.name),
         wire.integer(_CATEGORY, category),
     ]

@@ -63,6 +63,7 @@ def render_perfetto(trace: Trace, report: Report) -> bytes:
 def _write(trace: Trace, report: Report, file: BinaryIO) -> TraceFile:
     writer = EventWriter(file, boottime_offset_ns(report))
     write_header(writer, trace, report)
+    writer.begin_events(_first_ns(trace, report))
     groups = Groups(writer, trace)
     write_critical_path(writer, groups, trace, report)
     write_lanes(writer, groups, trace, link_events(trace))
@@ -71,3 +72,10 @@ def _write(trace: Trace, report: Report, file: BinaryIO) -> TraceFile:
     n_cut = writer.n_cut + write_sched(writer, trace)
     write_footer(writer, {"slices": writer.n_slices, "slices_cut": n_cut})
     return TraceFile(file.tell(), writer.n_slices, n_cut)
+
+
+def _first_ns(trace: Trace, report: Report) -> int:
+    """Return the time of the first track event."""
+    starts = [window.start_ns for window in report.windows] + [loss.ts_ns for loss in trace.losses]
+    columns = [trace.events.start_ns, *(series.ts_ns for series in trace.counters)]
+    return min([*starts, *(int(column.min()) for column in columns if len(column))], default=0)
