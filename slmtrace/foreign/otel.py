@@ -37,8 +37,8 @@ _SOURCES = [
     {
         "name": "ranges",
         "status": "unavailable",
-        "reason": "no imports, no steps of the scheduler and the worker; of a request only its queue and its prefill,"
-        " which counts as the CPU's work wherever it ran",
+        "reason": "no imports, no compiling inside the warm-up, no steps of the scheduler and the worker; of a request"
+        " only its queue and its prefill, which counts as the CPU's work wherever it ran",
     },
 ]
 

@@ -14,6 +14,8 @@ TIME_IN_PREFILL = "gen_ai.latency.time_in_model_prefill"
 REQUEST_ID = "gen_ai.request.id"
 PROCESS_ID = "vllm.process_id"
 PROCESS_NAME = "vllm.process_name"
+# What stands in for a process's name where vLLM gives none, as for the server of the API.
+MODULE_NAME = "vllm.instrumenting_module_name"
 SERVICE_NAME = "service.name"
 
 # A span that is only a frame for others has the stage of what is around it: the process's start.

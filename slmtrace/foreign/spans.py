@@ -10,7 +10,7 @@ from typing import Any
 from ..decode.base import clean_text
 from ..model.quality import Issue, Quality
 from .document import Document, objects_in
-from .otel_names import PROCESS_ID, PROCESS_NAME, SERVICE_NAME
+from .otel_names import MODULE_NAME, PROCESS_ID, PROCESS_NAME, SERVICE_NAME
 
 _LATEST_NS = 1 << 62
 _MAX_TEXT = 256
@@ -60,7 +60,8 @@ def _process(resource: Mapping[str, Any]) -> Process:
     numbers, texts = _attributes(resource)
     written = texts.get(PROCESS_ID, "")
     pid = int(written) if written.isdecimal() and len(written) < 8 else int(numbers.get("process.pid", 0))
-    return Process(pid if 0 <= pid < _MAX_PID else 0, texts.get(PROCESS_NAME) or texts.get(SERVICE_NAME, ""))
+    name = texts.get(PROCESS_NAME) or texts.get(MODULE_NAME) or texts.get(SERVICE_NAME, "")
+    return Process(pid if 0 <= pid < _MAX_PID else 0, name)
 
 
 def _span(data: Mapping[str, Any], process: Process) -> Span | None:

@@ -19,6 +19,7 @@ from slmtrace.output.json_ import check_conservation
 from slmtrace.output.perfetto import read_embedded_breakdown
 from tests.support.builders import MS
 
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "vllm-spans.jsonl"
 EPOCH_NS = 1_790_000_000 * 1000 * MS
 
 
@@ -107,6 +108,22 @@ def test_the_load_is_explained_by_the_worker_that_it_waited_for(tmp_path: Path) 
         Stage.WEIGHTS: 4000 * MS,
         Stage.SERVER_START: 1000 * MS,
     }
+
+
+def test_the_spans_that_a_real_vllm_sent_explain_its_start_and_its_requests() -> None:
+    trace = read_foreign(FIXTURE)
+    load, first, later = build_report(trace).windows
+
+    assert {stage: round(ns / 1e9, 1) for stage, ns in ns_by_stage(load).items() if ns > 1000 * MS} == {
+        Stage.PROCESS_SPAWN: 16.5,
+        Stage.DEVICE_INIT: 1.4,
+        Stage.WARMUP: 43.0,
+        Stage.KV_CACHE: 1.2,
+    }
+    assert [round(one.total_ns / MS, 2) for one in (load, first, later)] == [62921.44, 29.69, 9.84]
+    assert [ns_by_stage(one)[Stage.PREFILL] for one in (first, later)] == [7_433_266, 4_636_443]
+    assert "vllm.llm_engine" in {trace.tracks[row].process for row in range(len(trace.tracks))}
+    assert trace.quality.counts == {}
 
 
 def test_a_request_ends_with_its_first_token_not_with_its_span(tmp_path: Path) -> None:
