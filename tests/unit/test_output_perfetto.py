@@ -38,6 +38,19 @@ def _switches(trace: Trace) -> list[tuple[int, int, int, int]]:
     )
 
 
+def test_the_first_request_is_only_a_first_use_after_a_load() -> None:
+    trace, report = sample_run()
+    attached = replace(report, windows=report.windows[1:])
+
+    names = [
+        {one.name for one in decode(render_perfetto(trace, each)).slices if one.track == "slmtrace > windows"}
+        for each in (report, attached)
+    ]
+
+    assert ["ttft 0 (first use): 38.0 ms" in each for each in names] == [True, False]
+    assert ["ttft 0: 38.0 ms" in each for each in names] == [False, True]
+
+
 def test_a_padded_varint_reads_as_the_number_it_stands_for() -> None:
     values = np.array([0, 1, 127, 128, 300, 2**62], np.int64)
 

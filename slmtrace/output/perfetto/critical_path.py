@@ -63,6 +63,8 @@ def _track_rows(writer: EventWriter, root: int, rank: int, name: str, descriptio
 def _write_windows(writer: EventWriter, report: Report, tracks: Ints) -> None:
     """Write the windows, and nested in them the stages, merged over whatever interrupts them for no time."""
     windows = report.windows
+    has_load = any(one.kind is WindowKind.LOAD for one in windows)
+    window_names = [writer.name(_window_name(one, has_load=has_load)) for one in windows]
     segments, window = all_segments(report)
     stages = merge(segments, window, [segments.stage])
     stage_names = [writer.name(Stage(stage).label) for stage in segments.stage[stages.first].tolist()]
@@ -74,7 +76,7 @@ def _write_windows(writer: EventWriter, report: Report, tracks: Ints) -> None:
             track=np.concatenate([tracks, tracks[stages.window]]),
             start_ns=np.concatenate([_ints([one.start_ns for one in windows]), stages.start_ns]),
             end_ns=np.concatenate([_ints([one.end_ns for one in windows]), stages.end_ns]),
-            name=np.concatenate([_ints([writer.name(_window_name(one)) for one in windows]), _ints(stage_names)]),
+            name=np.concatenate([_ints(window_names), _ints(stage_names)]),
             category="window",
             args=[
                 Arg(name, np.concatenate([_ints([one[name] for one in args]), padding]), is_text=True) for name in names
@@ -83,8 +85,9 @@ def _write_windows(writer: EventWriter, report: Report, tracks: Ints) -> None:
     )
 
 
-def _window_name(window: WindowReport) -> str:
-    suffix = " (first use)" if window.kind is WindowKind.TTFT and window.index == 0 else ""
+def _window_name(window: WindowReport, *, has_load: bool) -> str:
+    # Without the load, as of a server that was attached to, there may have been requests before.
+    suffix = " (first use)" if has_load and window.kind is WindowKind.TTFT and window.index == 0 else ""
     return f"{window.label}{suffix}: {format_ns(window.total_ns)}"
 
 
