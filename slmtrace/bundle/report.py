@@ -15,7 +15,7 @@ from . import words
 from .names import LEFT_OUT, Names
 from .trace import known_source, redact_lost
 
-_QUALITY = re.compile("[0-9,]{1,20} (" + "|".join(re.escape(issue.value) for issue in Issue) + ")")
+_QUALITY = re.compile("(" + "|".join(re.escape(issue.value) for issue in Issue) + "): [0-9,.]{1,20}( [mnu]?s)?")
 # The notes that model/windows.py gives a window.
 _NOTES = frozenset({"no model load was seen", "the target never got ready: ends with the target", SOCKET_NOTE})
 _STATUSES = frozenset({"ok", "partial", "unavailable", "complete", "aborted", "recording"})

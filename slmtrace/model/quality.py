@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from collections import Counter
 
+from ..units import format_ns
+
 
 class Issue(enum.Enum):
     """What was found wrong, as the report says it."""
@@ -17,7 +19,7 @@ class Issue(enum.Enum):
     MISSING_STRING = "records whose text was lost"
     LOST_SWITCH = "scheduler records that contradict one another (lost switches)"
     REBUILT_SWITCH = "switches that the kernel did not report, rebuilt from its account of CPU time"
-    FOLD_OVERFLOW = "ns of summed short events found no place in their thread's time on a CPU"
+    FOLD_OVERFLOW = "summed short events that found no place in their thread's time on a CPU"
     UNREADABLE_LOG = "raw logs that could not be read"
     IMPLAUSIBLE_TIME = "records with a time outside the recording, skipped"
     DAMAGED_RECORD = "records with values that cannot be, skipped"
@@ -25,17 +27,24 @@ class Issue(enum.Enum):
     UNACCOUNTED = "records that a source saw or wrote and nobody can account for"
 
 
+_IN_NS = {Issue.FOLD_OVERFLOW}
+
+
 class Quality:
-    """Count issues."""
+    """Count issues, or add up their nanoseconds."""
 
     def __init__(self) -> None:
         self.counts: Counter[Issue] = Counter()
 
     def note(self, issue: Issue, n: int = 1) -> None:
-        """Count `n` more of an issue."""
+        """Count `n` more of an issue, or nanoseconds where it is measured in time."""
         if n:
             self.counts[issue] += int(n)
 
     def lines(self) -> list[str]:
         """Return one line an issue, in the order of their definition."""
-        return [f"{self.counts[issue]:,} {issue.value}" for issue in Issue if self.counts[issue]]
+        return [f"{issue.value}: {_amount(issue, n)}" for issue in Issue if (n := self.counts[issue])]
+
+
+def _amount(issue: Issue, n: int) -> str:
+    return format_ns(n) if issue in _IN_NS else f"{n:,}"

@@ -15,7 +15,7 @@ from .summary import ShownWindow
 
 _MAX_WINDOWS = 3
 # Lines of the first, second and third window.
-_STAGES, _CAUSES = (4, 1, 0), (5, 2, 1)
+_STAGES, _CAUSES = (3, 2, 0), (5, 2, 1)
 _MAX_FINDINGS, _MAX_TROUBLE = 3, 2
 
 

@@ -23,7 +23,7 @@ from .summary import ShownWindow
 _LABEL_COLUMNS, _STAGE_COLUMNS, _TIME_COLUMNS, _CAUSE_COLUMNS = 11, 15, 8, 26
 _WIDE = 96
 # How many stages and causes the summary shows of the first, second and third window.
-_STAGES, _CAUSES = (3, 1, 0), (4, 2, 1)
+_STAGES, _CAUSES = (2, 2, 0), (4, 2, 1)
 _FINDINGS = 3  # of a window, in the summary
 _MAX_TROUBLE = 3
 _DETAILS_PER_CAUSE = 5

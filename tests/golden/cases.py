@@ -42,7 +42,7 @@ def _troubled_text() -> str:
         sources=[],
         ledger=[{"source": "ebpf", "seen": 20, "written": 3, "decoded": 3, "lost": {"ring_full": 17}}],
         overhead={},
-        quality=["3 events that ended before they began, set to zero length"],
+        quality=["events that ended before they began, set to zero length: 3"],
     )
     return render_text(troubled)
 

@@ -22,6 +22,7 @@ from slmtrace.bundle.trace import redact_trace
 from slmtrace.capture.directory import Capture
 from slmtrace.cli.main import main
 from slmtrace.model.events import EventKind
+from slmtrace.model.quality import Issue, Quality
 from slmtrace.model.report import Finding, Floor, Report, SourceStatus
 from slmtrace.model.taxonomy import Cause, Phase
 from slmtrace.model.trace import CounterSeries, LedgerLine, Loss, Trace
@@ -208,6 +209,15 @@ def test_a_capture_of_a_gpu_attributes_the_same_and_keeps_what_kernels_are_calle
     assert [window.phases for window in build_report(redacted).windows] == [window.phases for window in report.windows]
     kernels = np.unique(redacted.events.name[redacted.events.kind == EventKind.GPU_KERNEL]).tolist()
     assert not [redacted.strings[one] for one in kernels if LEFT_OUT in redacted.strings[one]]
+
+
+def test_what_was_wrong_with_the_data_is_told() -> None:
+    quality = Quality()
+    for issue in Issue:
+        quality.note(issue, 1_234_567)
+    report = replace(sample_run()[1], quality=quality.lines())
+
+    assert redact_report(report, Names()).quality == quality.lines()
 
 
 def test_the_report_keeps_its_sums() -> None:

@@ -123,7 +123,7 @@ def test_a_gzipped_trace_reads_the_same(tmp_path: Path) -> None:
 def test_a_damaged_event_is_left_out_and_counted(tmp_path: Path, damage: dict[str, Any]) -> None:
     trace = read_foreign(write(tmp_path / "t.json", [*EVENTS, {**EVENTS[1], **damage}]))
 
-    assert trace.quality.lines() == ["1 records with values that cannot be, skipped"]
+    assert trace.quality.lines() == ["records with values that cannot be, skipped: 1"]
     assert [(line.seen, line.decoded) for line in trace.ledger] == [(8, 7)]
 
 

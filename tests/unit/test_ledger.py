@@ -55,5 +55,5 @@ def test_records_missing_without_a_word_are_noticed(seen: int, written: int, tmp
     _, report = analyze(capture)
 
     assert [line for line in report.quality if "nobody can account for" in line] == [
-        "3 records that a source saw or wrote and nobody can account for"
+        "records that a source saw or wrote and nobody can account for: 3"
     ]
