@@ -82,6 +82,20 @@ def test_rows_stay_low_on_a_telephone(browser: Any, tmp_path: Path) -> None:
     page.close()
 
 
+def test_the_bars_of_all_windows_and_stages_fit_a_telephone(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(_report())
+    page = browser.new_page(viewport={"width": 375, "height": 900})
+    page.goto(path.as_uri())
+
+    right = page.evaluate(
+        "() => Math.max(...[...document.querySelectorAll('.bar')].map((n) => n.getBoundingClientRect().right))"
+    )
+
+    assert right <= 375
+    page.close()
+
+
 def test_a_page_prints_without_cutting_its_tables(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text(_report())
