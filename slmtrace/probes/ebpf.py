@@ -1,6 +1,6 @@
 """The eBPF probe: starts the collector in a process of its own, tells it whom to follow, and keeps its books.
 
-The collector alone is privileged and alone imports bcc, so it runs under whichever interpreter has bcc.
+The collector alone is privileged, and it alone compiles with bcc, so it runs under whichever interpreter has bcc.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ STOP_TIMEOUT_S = 30.0
 LOG_NAME = "ebpf.bin"
 
 _NO_BCC = "no Python interpreter here has bcc"
+# Found and not imported: loading the compiler takes longer than all else.
+_HAS_BCC = (
+    "import sys; from importlib.util import find_spec; sys.exit(find_spec('bcc') is None or sys.version_info < (3, 9))"
+)
 _NO_BCC_REMEDY = "apt-get install python3-bpfcc (Debian, Ubuntu) or dnf install python3-bcc (Fedora, RHEL)"
 _MALLOC_COST = "uprobes on every allocator call cost about 1.3 us each: expect the program to run slower by a third"
 _METHOD = (
@@ -45,6 +49,7 @@ class EbpfProbe(Probe):
         self._log = Path()
         self._groups: dict[str, dict[str, Any]] = {}
         self._capabilities: list[str] = []
+        self._is_kept = False
         self._is_malloc_traced = False
         self._death = ""
 
@@ -94,6 +99,7 @@ class EbpfProbe(Probe):
             raise SlmtraceError(reason, hint=answer.get("remedy", ""))
         self._groups = answer["groups"]
         self._capabilities = answer["capabilities"]
+        self._is_kept = answer["is_kept"]
 
     def environ(self, environ: dict[str, str]) -> dict[str, str]:
         """Change nothing; learn which allocator will be preloaded."""
@@ -158,6 +164,7 @@ class EbpfProbe(Probe):
             "tier": "tracepoints and perf software events",
             "groups": {name: group["status"] for name, group in self._groups.items()},
             "capabilities": self._capabilities,
+            "compiled": "before" if self._is_kept else "now",
         }
         return {**facts, "malloc_cost": _MALLOC_COST} if self._is_malloc_traced else facts
 
@@ -165,9 +172,10 @@ class EbpfProbe(Probe):
 @lru_cache(maxsize=1)
 def find_interpreter() -> str:
     """Return a Python interpreter that has bcc, or ''."""
-    candidates = [sys.executable, "/usr/bin/python3", shutil.which("python3") or ""]
+    # The distribution's own first, for its package manager has bcc.
+    candidates = ["/usr/bin/python3", sys.executable, shutil.which("python3") or ""]
     for candidate in dict.fromkeys(filter(None, candidates)):
-        command = [candidate, "-I", "-B", "-c", "import bcc, sys; sys.exit(sys.version_info < (3, 9))"]
+        command = [candidate, "-I", "-B", "-c", _HAS_BCC]
         try:
             tried = subprocess.run(command, capture_output=True, timeout=START_TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired):

@@ -60,6 +60,10 @@ def count_of(fragment: Fragment, kind: EventKind, *classes: FoldClass) -> int:
 
 
 def start_collector(capture: Capture, **changes: Any) -> CollectorProcess:
+    return start_collector_with_answer(capture, **changes)[0]
+
+
+def start_collector_with_answer(capture: Capture, **changes: Any) -> tuple[CollectorProcess, dict[str, Any]]:
     config = {
         "log": str(capture.raw / "ebpf.bin"),
         "uid": os.getuid(),
@@ -73,7 +77,7 @@ def start_collector(capture: Capture, **changes: Any) -> CollectorProcess:
     collector = CollectorProcess(find_interpreter(), config)
     answer = collector.read(60)
     assert answer is not None and answer["event"] == "ready", collector.error_text()
-    return collector
+    return collector, answer
 
 
 def test_killing_the_collector_leaves_the_target_unharmed_and_the_log_readable(tmp_path: Path) -> None:
@@ -116,6 +120,32 @@ def test_the_collector_finishes_in_order_when_the_recorder_dies(tmp_path: Path) 
     assert collector._process.wait(10) == 0
     fragment, _ = decode(capture)
     assert fragment.decoded == books["written"] == books["seen"]
+
+
+def test_what_was_compiled_before_is_loaded_without_bcc_and_records_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    entries, were_kept, have_bcc, n_faults = [], [], [], []
+    for number in range(3):
+        if number == 2:
+            entries[0].write_bytes(entries[0].read_bytes()[:-1])
+        capture = new_capture(tmp_path / str(number))
+        collector, answer = start_collector_with_answer(capture)
+        target = Target(TOUCH)
+        collector.ask(f"enroll {target.pid}", 10)
+        have_bcc.append("libbcc" in Path(f"/proc/{collector.pid}/maps").read_text())
+        target.run()
+        collector.ask("stop", 30)
+        collector.close(10)
+        were_kept.append(answer["is_kept"])
+        entries = list((tmp_path / "cache" / "slmtrace" / "bpf").iterdir())
+        n_faults.append(count_of(decode(capture)[0], EventKind.FAULT, FoldClass.ANON_FAULT))
+
+    assert were_kept == [False, True, False]
+    assert have_bcc == [False, False, False]
+    assert len(entries) == 1
+    assert min(n_faults) >= N_PAGES
 
 
 def test_the_log_belongs_to_whoever_asked_for_it(tmp_path: Path) -> None:
@@ -214,6 +244,7 @@ def test_malloc_full_counts_the_calls_of_the_allocator(tmp_path: Path) -> None:
     # The interpreter itself allocates some thousand times when it starts.
     assert 2 * N_MALLOCS <= calls <= 2 * N_MALLOCS + 40_000
     assert result.facts["malloc_cost"]
+    assert result.facts["capabilities"][-1] == "CAP_SYS_ADMIN"
     folds = fragment.events.take(fragment.events.kind == EventKind.FOLD)
     mean_ns = folds.work_ns[folds.flags == FoldClass.MALLOC].sum() / calls
     assert mean_ns < 10_000, "a probe stands on an instruction that the kernel single-steps"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import struct
 from pathlib import Path
@@ -12,12 +13,15 @@ from slmtrace.capture import layout
 from slmtrace.capture.layout import FoldClass, LostCause, RingType
 from slmtrace.capture.syscalls import INTERESTS, syscall_interests, syscall_names
 from slmtrace.probes.base import ebpf_source_dir
-from slmtrace.probes.collector import session
+from slmtrace.probes.collector import session, structs
 from slmtrace.probes.collector.allocator import _site
 from slmtrace.probes.collector.btf import Btf
 from slmtrace.probes.collector.groups import GROUP_NAMES
 from slmtrace.probes.collector.tracefs import field_offsets
 from slmtrace.probes.ebpf import preloaded_allocators
+
+SEGMENT_AT = 120  # in elf_with()
+C_TYPES = {"u64": ctypes.c_uint64, "u32": ctypes.c_uint32, "struct frame": structs.Frame}
 
 
 def numbers_in(name: str) -> dict[str, int]:
@@ -75,6 +79,24 @@ def test_a_record_is_as_large_in_c_as_in_python() -> None:
     assert "sizeof(struct record) == 48" in (ebpf_source_dir() / "slmtrace.h").read_text()
 
 
+@pytest.mark.parametrize(("name", "ours"), [
+    ("fold", structs.Fold), ("frame", structs.Frame), ("thread", structs.Thread), ("file_key", structs.FileKey)
+])  # fmt: skip
+def test_structs_are_laid_out_alike_in_c_and_python(name: str, ours: type[ctypes.Structure]) -> None:
+    text = (ebpf_source_dir() / "common.h").read_text()
+    body = re.search(rf"^struct {name} {{\n(.*?)^}};", text, re.M | re.S)
+    assert body is not None
+    members = re.findall(r"^\t([\w ]+) (\w+)(\[\w+\])?;", body[1], re.M)
+
+    assert [(member, C_TYPES[kind]) for kind, member, _ in members if kind in C_TYPES] == [
+        (field[0], field[1]) for field in ours._fields_ if field[0] != "folds"
+    ]
+    assert [member for _, member, count in members if count] == [
+        field[0] for field in ours._fields_ if field[0] == "folds"
+    ]
+    assert structs.Thread.folds.size == ctypes.sizeof(structs.Fold) * numbers_in("common.h")["N_FOLD_SLOTS"]
+
+
 def test_each_group_has_its_source() -> None:
     sources = {path.name.removesuffix(".bpf.c") for path in ebpf_source_dir().glob("*.bpf.c")}
 
@@ -119,9 +141,9 @@ def test_probes_move_past_instructions_that_would_be_single_stepped(monkeypatch:
     malloc = bytes.fromhex("f30f1efa 4154 55")  # endbr64; push %r12
     opaque = bytes.fromhex("4883ec18 488b05")  # sub $0x18,%rsp: changes the stack
 
-    assert _site(elf_with(free), 0x1000) == (0x1009, False)
-    assert _site(elf_with(malloc), 0x1000) == (0x1004, False)
-    assert _site(elf_with(opaque), 0x1000) == (0x1000, True)
+    assert _site(elf_with(free), 0x1000) == (SEGMENT_AT + 9, False)
+    assert _site(elf_with(malloc), 0x1000) == (SEGMENT_AT + 4, False)
+    assert _site(elf_with(opaque), 0x1000) == (SEGMENT_AT, True)
 
 
 def test_btf_members_are_found_inside_anonymous_structs() -> None:
@@ -181,5 +203,5 @@ def elf_with(code: bytes) -> bytes:
     header[:5] = b"\x7fELF\x02"
     struct.pack_into("<Q", header, 0x20, 64)
     struct.pack_into("<HH", header, 0x36, 56, 1)
-    segment = struct.pack("<IIQQQQQQ", 1, 5, 120, 0x1000, 0x1000, 64, 64, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, SEGMENT_AT, 0x1000, 0x1000, 64, 64, 0)
     return bytes(header) + segment + code.ljust(64, b"\xcc")

@@ -36,15 +36,14 @@ def main() -> int:
         return 1
     try:
         session = Session(config)
-    except (OSError, RuntimeError, ImportError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         _say("error", reason=str(error), remedy="")
         return 1
-    _say("ready", groups=session.statuses(), capabilities=session.capabilities)
+    _say("ready", groups=session.statuses(), capabilities=session.capabilities, is_kept=session.programs.is_kept)
     _serve(session)
     _say("stopped", **session.finish())
     sys.stdout.flush()
-    # All is detached and written; taking bcc apart piece by piece would only cost time.
-    os._exit(0)
+    return 0
 
 
 def _serve(session: Session) -> None:

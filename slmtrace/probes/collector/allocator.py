@@ -1,4 +1,4 @@
-"""Where to probe an allocator: which library a process uses, and the addresses of its functions."""
+"""Where to probe an allocator: which library a process uses, and where its functions begin."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MAX_PROLOGUE_BYTES = 48
 
 
 class Site(NamedTuple):
-    """An address to probe; a slow one makes the kernel single-step each call (10 us and more)."""
+    """A place in a file to probe; a slow one makes the kernel single-step each call (10 us and more)."""
 
-    address: int
+    offset: int
     is_slow: bool
 
 
@@ -54,24 +54,20 @@ def _site(image: bytes, address: int) -> Site:
     Those are push, nop, jump and call (arch/x86/kernel/uprobes.c). Only instructions that leave the stack and the
     arguments alone may be passed.
     """
-    if platform.machine() != "x86_64":
-        return Site(address, False)
     start = file_offset(image, address)
+    if platform.machine() != "x86_64":
+        return Site(start, False)
     code = image[start : start + _MAX_PROLOGUE_BYTES]
     at = 0
     while at < len(code) - 8:
         rest = code[at:]
-        if (
-            0x50 <= rest[0] <= 0x57
-            or (rest[0] == 0x41 and 0x50 <= rest[1] <= 0x57)
-            or rest[0] in (0x90, 0xE8, 0xE9, 0xEB)
-        ):
-            return Site(address + at, False)
+        if _is_emulated(rest):
+            return Site(start + at, False)
         n_bytes = _passable_bytes(rest)
         if not n_bytes:
             break
         at += n_bytes
-    return Site(address, True)
+    return Site(start, True)
 
 
 def _is_emulated(code: bytes) -> bool:

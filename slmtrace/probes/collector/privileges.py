@@ -8,9 +8,9 @@ from pathlib import Path
 
 _VERSION_3 = 0x20080522
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 38, 24
-# To read other users' maps and descriptors, to open files by inode, to read maps of the kernel, to attach uprobes.
+# To open files by inode, to read other users' maps and descriptors, to attach tracepoints, to read maps of the kernel.
 KEPT = {"CAP_DAC_READ_SEARCH": 2, "CAP_SYS_PTRACE": 19, "CAP_PERFMON": 38, "CAP_BPF": 39}
-_SYS_ADMIN = 21
+ADMIN = {"CAP_SYS_ADMIN": 21}
 
 
 class _Header(ctypes.Structure):
@@ -21,8 +21,11 @@ class _Data(ctypes.Structure):
     _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
 
 
-def drop_capabilities() -> list[str]:
+def drop_capabilities(with_uprobes: bool) -> list[str]:
     """Give up all capabilities but KEPT, for good; return the names of those that are left.
+
+    Uprobes are attached when the target's allocator is known, and the kernel asks CAP_SYS_ADMIN for that
+    (perf_uprobe_event_init() in kernel/events/core.c).
 
     Raises:
         OSError: the kernel refused.
@@ -30,7 +33,9 @@ def drop_capabilities() -> list[str]:
     libc = ctypes.CDLL(None, use_errno=True)
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     # Before Linux 5.8, CAP_BPF and CAP_PERFMON were part of CAP_SYS_ADMIN.
-    wanted = set(KEPT.values()) if last >= KEPT["CAP_BPF"] else {2, 19, _SYS_ADMIN}
+    is_admin_needed = with_uprobes or last < KEPT["CAP_BPF"]
+    kept = {**KEPT, **ADMIN} if is_admin_needed else KEPT
+    wanted = {number for number in kept.values() if number <= last}
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     for number in range(last + 1):
         if number not in wanted:
@@ -46,4 +51,4 @@ def drop_capabilities() -> list[str]:
         data[word].inheritable = 0
     if libc.capset(ctypes.byref(header), data) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "capset")
-    return [name for name, number in KEPT.items() if data[number // 32].permitted >> number % 32 & 1]
+    return [name for name, number in kept.items() if number <= last and data[number // 32].permitted >> number % 32 & 1]

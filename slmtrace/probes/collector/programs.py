@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import hashlib
 import os
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from . import kept, kernel
+from .bytecode import Bytecode, with_maps
+from .compiler import bcc_version, compile_apart
 from .groups import GROUP_NAMES, RAW, TRACEPOINT, Group, Program
+from .maps import Map, cpus
+from .tracefs import find_tracefs, tracepoint_number
 
-_SOFTWARE_EVENTS = 1  # PERF_TYPE_SOFTWARE
 MAX_THREADS = 8192
 MAX_FILES = 8192
 MAX_PROGRAMS = 1024
@@ -26,38 +31,32 @@ class GroupStatus(NamedTuple):
 
 
 class Programs:
-    """The compiled text and what is attached of it.
+    """The programs of all groups that can run: compiled, loaded, and attached.
 
     Raises:
-        ImportError: this interpreter has no bcc.
-        RuntimeError: the text does not compile.
+        RuntimeError: there is no bcc, or the text does not compile.
+        OSError: the kernel refuses the maps.
     """
 
     def __init__(self, source_dir: Path, groups: list[Group], macros: dict[str, int]) -> None:
-        # Instead of the kernel's headers: see the directory.
-        os.environ["BCC_KERNEL_SOURCE"] = str(source_dir)
-        from bcc import BPF
-
         able = [group for group in groups if not group.reason]
         flags = {**macros, **{f"WITH_{group.name.upper()}": 1 for group in able}}
         for group in able:
             flags.update(group.macros)
-        arguments = ["-w", *(f"-D{name}={value}" for name, value in flags.items())]
-        try:
-            self.bpf = BPF(text=_program_text(source_dir, [group.name for group in able]), cflags=arguments)
-        except Exception as error:  # bcc raises nothing narrower
-            raise RuntimeError(f"the BPF programs do not compile: {error}") from error
+        text = _program_text(source_dir, [group.name for group in able])
+        bytecode, self.is_kept = _compiled(source_dir, text, [f"-D{name}={value}" for name, value in flags.items()])
+        self._maps = {layout.name: Map(layout) for layout in bytecode.maps}
+        self._descriptors = [found.descriptor for found in self._maps.values()]
+        self._functions = bytecode.functions
+        self._loaded: dict[str, int] = {}  # descriptors by function
+        self._attached: list[int] = []
         self.statuses = {group.name: self._attach_group(group) for group in groups}
 
-    def __getitem__(self, table: str) -> Any:
-        return self.bpf[table]
+    def __getitem__(self, name: str) -> Map:
+        return self._maps[name]
 
-    def table(self, name: str) -> Any:
-        """Return a map, or None if no group that runs has it."""
-        try:
-            return self.bpf[name]
-        except KeyError:
-            return None
+    def __contains__(self, name: str) -> bool:
+        return name in self._maps
 
     def _attach_group(self, group: Group) -> GroupStatus:
         if group.reason:
@@ -75,45 +74,63 @@ class Programs:
 
     def _attach(self, program: Program) -> str:
         """Load and attach a program; return what went wrong."""
-        ctypes.set_errno(0)
+        function, target = program.function, program.target
         try:
             if program.kind == RAW:
-                self.bpf.attach_raw_tracepoint(tp=program.target, fn_name=program.function)
+                loaded = self._load(function, kernel.RAW_TRACEPOINT)
+                self._attached.append(kernel.attach_raw_tracepoint(target, loaded))
             elif program.kind == TRACEPOINT:
-                self.bpf.attach_tracepoint(tp=program.target, fn_name=program.function)
+                loaded = self._load(function, kernel.TRACEPOINT)
+                self._attached.append(kernel.attach_tracepoint(tracepoint_number(find_tracefs(), target), loaded))
             else:
-                self.bpf.attach_perf_event(
-                    ev_type=_SOFTWARE_EVENTS, ev_config=int(program.target), fn_name=program.function, sample_period=1
-                )
-        except Exception as error:  # bcc raises nothing narrower, and its text misleads: the errno is the truth
-            return f"{program.function} on {program.target}: {explain_errno(ctypes.get_errno(), str(error))}"
+                loaded = self._load(function, kernel.PERF_EVENT)
+                for cpu in cpus("online"):
+                    self._attached.append(kernel.attach_software_event(int(target), cpu, loaded))
+        except OSError as error:
+            return f"{function} on {target}: {explain_errno(error.errno or 0, str(error))}"
         return ""
 
-    def attach_function(self, path: str, address: int, entry: str, leave: str) -> str:
-        """Attach programs to the entry and the return of a user function; return what went wrong."""
-        ctypes.set_errno(0)
+    def _load(self, function: str, kind: int) -> int:
+        if function not in self._loaded:
+            code = with_maps(self._functions[function], self._descriptors)
+            self._loaded[function] = kernel.load_program(function, kind, code)
+        return self._loaded[function]
+
+    def attach_function(self, path: str, offset: int, entry: str, leave: str) -> str:
+        """Attach programs to the entry and the return of a user function, given by its place in a file.
+
+        Return what went wrong.
+        """
         try:
-            self.bpf.attach_uretprobe(name=path, addr=address, fn_name=leave)
-            self.bpf.attach_uprobe(name=path, addr=address, fn_name=entry)
-        except Exception as error:  # see above
-            return f"{entry} in {path}: {explain_errno(ctypes.get_errno(), str(error))}"
+            for function, is_return in ((leave, True), (entry, False)):
+                loaded = self._load(function, kernel.KPROBE)
+                self._attached.append(kernel.attach_uprobe(path, offset, is_return, loaded))
+        except OSError as error:
+            return f"{entry} in {path}: {explain_errno(error.errno or 0, str(error))}"
         return ""
 
     def detach(self) -> None:
         """Stop all programs; the maps stay readable."""
-        bpf = self.bpf
-        tables = (bpf.raw_tracepoint_fds, bpf.tracepoint_fds, bpf.uprobe_fds)
-        descriptors = [descriptor for table in tables for descriptor in table.values()]
-        descriptors += [descriptor for per_cpu in bpf.open_perf_events.values() for descriptor in per_cpu.values()]
         # Each close waits for an RCU grace period; side by side they share it.
-        with ThreadPoolExecutor(max(1, len(descriptors))) as pool:
-            list(pool.map(os.close, descriptors))
-        for table in (*tables, bpf.open_perf_events):
-            table.clear()
+        with ThreadPoolExecutor(max(1, len(self._attached))) as pool:
+            list(pool.map(os.close, self._attached))
+        self._attached.clear()
 
     def self_time(self) -> dict[str, tuple[int, int, int]]:
         """Return (ns, runs, missed runs) by function since statistics were switched on."""
-        return {function.name.decode(): _run_statistics(function.fd) for function in self.bpf.funcs.values()}
+        return {function: _run_statistics(descriptor) for function, descriptor in self._loaded.items()}
+
+
+def _compiled(source_dir: Path, text: str, flags: list[str]) -> tuple[Bytecode, bool]:
+    """Return the compiled text, and whether an earlier run had kept it."""
+    system = (platform.machine(), platform.release(), bcc_version(), kept.FORMAT)
+    key = hashlib.sha256("\0".join((text, *flags, *system)).encode()).hexdigest()
+    bytecode = kept.find(key)
+    if bytecode is not None:
+        return bytecode, True
+    bytecode = compile_apart(text, ["-w", *flags], source_dir)
+    kept.keep(key, bytecode)
+    return bytecode, False
 
 
 def explain_errno(number: int, otherwise: str) -> str:
@@ -136,8 +153,5 @@ def _program_text(source_dir: Path, groups: list[str]) -> str:
 
 
 def _run_statistics(descriptor: int) -> tuple[int, int, int]:
-    values = {}
-    for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
-        name, _, value = line.partition(":")
-        values[name] = value.strip()
-    return tuple(int(values.get(name, 0)) for name in ("run_time_ns", "run_cnt", "recursion_misses"))  # type: ignore
+    told = kernel.describe(descriptor)
+    return tuple(int(told.get(name, 0)) for name in ("run_time_ns", "run_cnt", "recursion_misses"))  # type: ignore

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from .btf import read_btf
 from .files import FileFinder
 from .groups import argument_offsets, common_macros, plan_groups
 from .log import open_log
+from .maps import Map
 from .privileges import drop_capabilities
 from .programs import MAX_FILES, MAX_PROGRAMS, MAX_THREADS, Programs
 from .python import Runtime, RuntimeFinder
 from .ring import Ring
-from .threads import Threads, sum_per_cpu
+from .structs import FileKey
+from .threads import Threads
 from .timing import Timing
 from .tracefs import find_tracefs
 
@@ -47,7 +49,7 @@ class Session:
     """Everything that a recording holds.
 
     Raises:
-        OSError, RuntimeError, ImportError: it cannot begin; the message says why.
+        OSError, RuntimeError: it cannot begin; the message says why.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -69,21 +71,19 @@ class Session:
         self.programs = Programs(Path(config["source_dir"]), groups, macros)
         if self.programs.statuses["tree"].status == "unavailable":
             raise RuntimeError(self.programs.statuses["tree"].reason)
-        rules = self.programs.table("syscall_rules")
-        if rules is not None:
-            _write_syscall_rules(rules)
-        http_calls = self.programs.table("http_calls")
-        if http_calls is not None:
-            _write_http_calls(http_calls)
+        if "syscall_rules" in self.programs:
+            _write_syscall_rules(self.programs["syscall_rules"])
+        if "http_calls" in self.programs:
+            _write_http_calls(self.programs["http_calls"])
         self._log = open_log(config["log"], self._header(config, ring_bytes), config["uid"], config["gid"])
-        self.capabilities = drop_capabilities()
-        self._ring = Ring(self.programs["ring"].map_fd, ring_bytes)
+        self._is_malloc_traced = config["malloc"] == "full"
+        self.capabilities = drop_capabilities(with_uprobes=self._is_malloc_traced)
+        self._ring = Ring(self.programs["ring"].descriptor, ring_bytes)
         self._ring_bytes = ring_bytes
         self._threads = Threads(self.programs["threads"], self._log)
         self._finder = FileFinder()
         self._runtimes = RuntimeFinder(self._note_runtime)
         self._probed: dict[str, str] = {}  # allocators by path, with what went wrong
-        self._is_malloc_traced = config["malloc"] == "full"
         self._unresolved: list[tuple[int, int, int]] = []
         self._told_lost: dict[LostCause, int] = {}
         self._next_alive = self._next_files = 0.0
@@ -134,7 +134,7 @@ class Session:
             if site is None:
                 continue
             entry = f"on_{function}"
-            failure = self.programs.attach_function(path, site.address, entry, f"{entry}_return")
+            failure = self.programs.attach_function(path, site.offset, entry, f"{entry}_return")
             if failure:
                 failures.append(failure)
             elif site.is_slow:
@@ -162,20 +162,14 @@ class Session:
     def _name_files(self) -> None:
         queue = self.programs["new_files"]
         self._finder.forget_processes()
-        while True:
-            try:
-                key = queue.pop()
-            except KeyError:
-                break
+        while (value := queue.pop()) is not None:
+            key = FileKey.from_buffer_copy(value)
             self._name_file((key.device, key.inode, key.tgid))
 
     def _look_at_programs(self) -> None:
-        programs = self.programs["new_programs"]
-        while True:
-            try:
-                self._runtimes.add(programs.pop().value)
-            except KeyError:
-                break
+        queue = self.programs["new_programs"]
+        while (value := queue.pop()) is not None:
+            self._runtimes.add(int.from_bytes(value, sys.byteorder))
         self._runtimes.work()
 
     def _note_runtime(self, pid: int, runtime: Runtime) -> None:
@@ -199,13 +193,13 @@ class Session:
         self._log.note(RingType.ALIVE, ts_ns=drained_until_ns, a=self._seen())
 
     def _seen(self) -> int:
-        return sum_per_cpu(self.programs["counters"], _COUNTER_SEEN) + self._log.own
+        return self.programs["counters"].sum(_COUNTER_SEEN) + self._log.own
 
     def _lost(self) -> dict[LostCause, int]:
         counters = self.programs["counters"]
         return {
-            LostCause.RING_FULL: sum_per_cpu(counters, _COUNTER_RING_FULL),
-            LostCause.THREAD_MAP_FULL: sum_per_cpu(counters, _COUNTER_THREAD_MAP_FULL),
+            LostCause.RING_FULL: counters.sum(_COUNTER_RING_FULL),
+            LostCause.THREAD_MAP_FULL: counters.sum(_COUNTER_THREAD_MAP_FULL),
             LostCause.LOG_WRITE: self._log.lost,
         }
 
@@ -243,10 +237,10 @@ def _tracefs_or_nothing() -> Path:
         return Path("/nonexistent")
 
 
-def _write_syscall_rules(table: Any) -> None:
+def _write_syscall_rules(table: Map) -> None:
     offsets = argument_offsets()
     interests = syscall_interests(platform.machine())
-    for number in range(len(table)):
+    for number in range(table.max_entries):
         interest = interests.get(number)
         rule = 6  # FoldClass.OTHER_SYSCALL
         if interest is not None:
@@ -255,10 +249,10 @@ def _write_syscall_rules(table: Any) -> None:
             rule |= _TIMEOUT * interest.is_timeout | _WRITES * interest.writes
             if interest.argument >= 0:
                 rule |= _ARGUMENT | offsets[interest.argument] << 16
-        table[ctypes.c_int(number)] = ctypes.c_uint32(rule)
+        table.set(number, rule.to_bytes(4, sys.byteorder))
 
 
-def _write_http_calls(table: Any) -> None:
+def _write_http_calls(table: Map) -> None:
     for number, name in syscall_names(platform.machine()).items():
         if name in _HTTP_CALLS:
-            table[ctypes.c_int(number)] = ctypes.c_uint32(_HTTP_CALLS[name])
+            table.set(number, _HTTP_CALLS[name].to_bytes(4, sys.byteorder))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from ...capture.layout import NAME_AT_ENROLL, NAME_OF_MEMBER, FoldClass, RingType
 from .log import Log
+from .maps import Map
+from .structs import Thread
 
 
 class NoSuchProcess(Exception):
@@ -19,7 +19,7 @@ class NoSuchProcess(Exception):
 class Threads:
     """The kernel's table of followed threads."""
 
-    def __init__(self, table: Any, log: Log) -> None:
+    def __init__(self, table: Map, log: Log) -> None:
         self._table = table
         self._log = log
 
@@ -44,38 +44,31 @@ class Threads:
         return followed
 
     def _follow(self, tid: int, tgid: int) -> None:
-        key = self._table.Key(tid)
-        try:
-            self._table[key]
-        except KeyError:
-            state = self._table.Leaf()
-            state.tgid = tgid
-            state.exec_ns = _exec_ns(tid)
-            state.left_ns = time.monotonic_ns()
-            state.is_off = _is_asleep(tid)
-            self._table[key] = state
+        if self._table.get(tid) is None:
+            state = Thread(tgid=tgid, exec_ns=_exec_ns(tid), left_ns=time.monotonic_ns(), is_off=_is_asleep(tid))
+            self._table.set(tid, bytes(state))
         self._log.note(RingType.NAME, tid=tid, a=tgid, b=NAME_AT_ENROLL, comm=_comm(tid))
 
     def finish(self) -> None:
         """Stop following: write what the fold slots of living threads hold, and their names."""
-        for key in list(self._table.keys()):
-            try:
-                state = self._table[key]
-                del self._table[key]
-            except KeyError:  # it ended meanwhile, and the kernel has written its folds
+        for tid in self._table.list_keys():
+            value = self._table.get(tid)
+            if value is None:  # it ended meanwhile, and the kernel has written its folds
                 continue
+            self._table.remove(tid)
+            state = Thread.from_buffer_copy(value)
             for fold_class in FoldClass:
                 fold = state.folds[fold_class]
                 if fold.count:
                     self._log.note_fold(
-                        key.value,
+                        tid,
                         fold.first_ns,
                         fold.last_ns,
                         fold_class | fold.count << 8 | (fold.size_bytes & 0xFFFFFFFF) << 32,
                         (fold.own_ns & 0xFFFFFFFF) | fold.device << 32,
                         fold.inode,
                     )
-            self._log.note(RingType.NAME, tid=key.value, a=state.tgid, b=NAME_OF_MEMBER, comm=_comm(key.value))
+            self._log.note(RingType.NAME, tid=tid, a=state.tgid, b=NAME_OF_MEMBER, comm=_comm(tid))
 
 
 def _tree_threads(pid: int) -> dict[int, int]:
@@ -121,8 +114,3 @@ def _comm(tid: int) -> bytes:
         return Path(f"/proc/{tid}/comm").read_bytes().rstrip(b"\n")
     except OSError:
         return b""
-
-
-def sum_per_cpu(table: Any, key: int) -> int:
-    """Return a per-CPU counter's sum."""
-    return int(sum(table[ctypes.c_int(key)]))

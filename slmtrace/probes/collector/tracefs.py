@@ -43,3 +43,13 @@ def field_offsets(tracefs: Path, event: str) -> dict[str, int]:
         return {}
     fields = {match[1]: int(match[2]) for match in _FIELD.finditer(text)}
     return {field: offset for field, offset in fields.items() if not field.startswith("common_")}
+
+
+def tracepoint_number(tracefs: Path, event: str) -> int:
+    """Return the number by which perf events know a tracepoint.
+
+    Raises:
+        OSError: this kernel has no such tracepoint.
+    """
+    category, name = event.split(":")
+    return int((tracefs / "events" / category / name / "id").read_text())
