@@ -86,6 +86,8 @@ BPF_ARRAY(empty_thread, struct thread, 1);
 BPF_PERCPU_ARRAY(counters, u64, N_COUNTERS);
 BPF_HASH(files, struct file_key, u8, MAX_FILES);
 BPF_QUEUE(new_files, struct file_key, MAX_FILES);
+/* Set when the recording ends, for to take a program away from a tracepoint takes the kernel tens of milliseconds. */
+BPF_ARRAY(is_over, u32, 1);
 
 static __always_inline void count(int counter)
 {
@@ -98,9 +100,14 @@ static __always_inline void count(int counter)
 
 static __always_inline void emit(u16 type, u32 tid, u64 ts_ns, u64 a, u64 b, u64 c, u64 d)
 {
-	struct record *record = ring.ringbuf_reserve(sizeof(struct record));
+	int zero = 0;
+	u32 *over = is_over.lookup(&zero);
+	struct record *record;
 
+	if (over && *over)
+		return;
 	count(COUNTER_SEEN);
+	record = ring.ringbuf_reserve(sizeof(struct record));
 	if (!record) {
 		count(COUNTER_RING_FULL);
 		return;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+_EXIT_TIMEOUT_S = 10.0
 _MAX_ERROR_CHARS = 600
 # Isolated from the user's environment; the package is found by its path, without its virtual environment's.
 _BOOTSTRAP = (
@@ -93,6 +95,17 @@ class CollectorProcess:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+    def leave(self) -> None:
+        """Close its stdin and let it end by itself, at the latest before we do."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        atexit.register(self._close_at_exit)
+
+    def _close_at_exit(self) -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # whoever is impatient need not wait: it ends all the same
+            self.close(_EXIT_TIMEOUT_S)
 
     def error_text(self) -> str:
         """Return the end of what it wrote to stderr, on one line."""

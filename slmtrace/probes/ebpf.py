@@ -123,11 +123,13 @@ class EbpfProbe(Probe):
             return ProbeResult("unavailable", "it was never started")
         self.poll()
         books = None if self._death else self._collector.ask("stop", STOP_TIMEOUT_S)
-        self._collector.close(ANSWER_TIMEOUT_S)
         if books is None or books.get("event") != "stopped":
+            self._collector.close(ANSWER_TIMEOUT_S)
             reason = self._death or f"the collector ended without its books ({self._collector.describe_exit()})"
             n_records = _count_records(self._log)
             return ProbeResult("partial", reason, n_records, n_records, facts=self._facts())
+        # Its programs are silent, and to take them away takes it a while.
+        self._collector.leave()
         return self._result(books)
 
     def _command(self, line: str) -> None:

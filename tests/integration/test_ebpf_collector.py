@@ -309,7 +309,43 @@ def test_nothing_stays_behind(tmp_path: Path) -> None:
     pid = probe._collector.pid
 
     probe.stop()
+    probe._collector.close(10)
 
     assert not Path(f"/proc/{pid}").exists()
     assert Path("/proc/mounts").read_text() == mounts
     assert "bcc" not in sys.modules  # the recorder itself never imports it
+
+
+def test_the_recorder_does_not_end_before_its_collector(tmp_path: Path) -> None:
+    program = f"""
+from pathlib import Path
+from slmtrace.probes.base import RecordOptions
+from slmtrace.probes.ebpf import EbpfProbe
+from tests.support.logs import new_capture
+probe = EbpfProbe()
+probe.start(new_capture(Path({str(tmp_path)!r})), RecordOptions())
+probe.stop()
+print(probe._collector.pid)
+"""
+    root = Path(__file__).resolve().parents[2]
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
+
+    assert not Path(f"/proc/{int(done.stdout)}").exists()
+
+
+def test_nothing_is_recorded_or_counted_once_the_books_are_closed(tmp_path: Path) -> None:
+    capture = new_capture(tmp_path)
+    collector = start_collector(capture, threshold_ns=0)
+    target = Target("import os, time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: os.getppid()")
+    collector.ask(f"enroll {target.pid}", 10)
+    target.start()
+    time.sleep(0.3)
+
+    books = collector.ask("stop", 30)
+    collector.close(10)
+    target.wait()
+
+    assert books is not None
+    assert books["seen"] == books["written"] + sum(books["lost"].values()) > 10_000
+    assert decode(capture)[0].decoded == books["written"]

@@ -42,7 +42,8 @@ def main() -> int:
     _say("ready", groups=session.statuses(), capabilities=session.capabilities, is_kept=session.programs.is_kept)
     _serve(session)
     _say("stopped", **session.finish())
-    sys.stdout.flush()
+    # The log is complete, so nobody needs to wait for this half second.
+    session.programs.detach()
     return 0
 
 

@@ -12,12 +12,13 @@ import os
 import platform
 import re
 import struct
+import time
 from pathlib import Path
 
 RAW_TRACEPOINT, TRACEPOINT, PERF_EVENT, KPROBE = 17, 5, 7, 2  # enum bpf_prog_type; a uprobe's is KPROBE
 
-_X86_64 = {"bpf": 321, "perf_event_open": 298}
-_NUMBERS = {"aarch64": {"bpf": 280, "perf_event_open": 241}}.get(platform.machine(), _X86_64)
+_X86_64 = {"bpf": 321, "perf_event_open": 298, "membarrier": 324}
+_NUMBERS = {"aarch64": {"bpf": 280, "perf_event_open": 241, "membarrier": 283}}.get(platform.machine(), _X86_64)
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _PROG_LOAD = range(6)
 _RAW_TRACEPOINT_OPEN, _LOOKUP_AND_DELETE, _ENABLE_STATS = 17, 21, 32
 _NAME_BYTES = 15
@@ -28,6 +29,9 @@ _PERF_TYPE_SOFTWARE, _PERF_TYPE_TRACEPOINT = 1, 2
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 _PERF_ATTRIBUTES = struct.Struct("<IIQQQQQIIQQ")
+
+_MEMBARRIER_CMD_GLOBAL = 1
+_PATIENCE_S = 0.1
 
 # r0 = 0; exit
 _DO_NOTHING = bytes([0xB7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0])
@@ -116,6 +120,14 @@ def enable_statistics() -> int:
         return _bpf(_ENABLE_STATS, struct.pack("<I", 0))
     except OSError:
         return -1
+
+
+def wait_for_programs() -> None:
+    """Wait until each program that runs now has returned: programs run inside RCU read-side sections."""
+    try:
+        _call("membarrier", _MEMBARRIER_CMD_GLOBAL, 0)  # waits for an RCU grace period (kernel/sched/membarrier.c)
+    except OSError:  # a kernel with nohz_full has no such command
+        time.sleep(_PATIENCE_S)
 
 
 def describe(descriptor: int) -> dict[str, str]:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import platform
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -109,8 +110,13 @@ class Programs:
             return f"{entry} in {path}: {explain_errno(error.errno or 0, str(error))}"
         return ""
 
+    def silence(self) -> None:
+        """Let no program emit or count any more."""
+        self._maps["is_over"].set(0, (1).to_bytes(4, sys.byteorder))
+        kernel.wait_for_programs()
+
     def detach(self) -> None:
-        """Stop all programs; the maps stay readable."""
+        """Take all programs away; the maps stay readable."""
         # Each close waits for an RCU grace period; side by side they share it.
         with ThreadPoolExecutor(max(1, len(self._attached))) as pool:
             list(pool.map(os.close, self._attached))

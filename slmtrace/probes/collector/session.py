@@ -204,10 +204,10 @@ class Session:
         }
 
     def finish(self) -> dict[str, Any]:
-        """Stop the programs, write what is still to be written, and return the books."""
+        """Silence the programs, write what is still to be written, and return the books."""
         end_ns = time.monotonic_ns()
         self._threads.finish()
-        self.programs.detach()
+        self.programs.silence()
         while not self._ring.drain(self._log.append):
             time.sleep(0.001)
         self._name_files()
