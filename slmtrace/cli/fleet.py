@@ -8,6 +8,16 @@ import click
 
 from ..errors import CheckFailed
 
+_output = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default="fleet.parquet",
+    show_default=True,
+    help="The table to write, for fleet compare.",
+)
+
 
 @click.group("fleet", short_help="Certify and compare many nodes.")
 def command() -> None:
@@ -16,11 +26,33 @@ def command() -> None:
 
 @command.command("run")
 @click.option("--address", metavar="HOST:PORT", help="The Ray cluster.  [default: the one this node is in]")
-@click.option("--limit", "limit_s", metavar="S", type=click.FloatRange(1), default=120.0, show_default=True)
-@click.option("--retries", metavar="N", type=click.IntRange(0, 10), default=1, show_default=True)
-@click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
+@click.option(
+    "--limit",
+    "limit_s",
+    metavar="S",
+    type=click.FloatRange(1),
+    default=120.0,
+    show_default=True,
+    help="Seconds that each node has; then it counts as hung.",
+)
+@click.option(
+    "--retries",
+    metavar="N",
+    type=click.IntRange(0, 10),
+    default=1,
+    show_default=True,
+    help="Ask a node that failed or hung so often again.",
+)
+@click.option(
+    "--model",
+    "model_name",
+    metavar="DIR|NAME",
+    default="tiny",
+    show_default=True,
+    help="A model directory that every node has, or a probe model.",
+)
 @click.option("--privileged", is_flag=True, help="Let eBPF record, where the nodes' workers may.")
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), default="fleet.parquet")
+@_output
 def run(address: str | None, limit_s: float, retries: int, model_name: str, privileged: bool, output: Path) -> int:
     """Certify each alive node of a Ray cluster, and write a row for every node, dead and hung ones too."""
     from ..studies.fleet import write_parquet  # noqa: PLC0415  (numpy takes longer to import)
@@ -34,7 +66,7 @@ def run(address: str | None, limit_s: float, retries: int, model_name: str, priv
 
 @command.command("collect")
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), default="fleet.parquet")
+@_output
 def collect(directory: Path, output: Path) -> int:
     """Read the certificates in DIR, one a node: srun sh -c 'slmtrace certify --json > DIR/$(hostname).json'."""
     from ..studies.fleet import collect_rows, write_parquet  # noqa: PLC0415
@@ -47,7 +79,10 @@ def collect(directory: Path, output: Path) -> int:
 @click.argument("tables", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page with a heat map.")
 def compare(tables: tuple[Path, ...], html: Path | None) -> int:
-    """Compare each node with the others of its kind. The exit code is 5 if one is off, or gave no certificate."""
+    """Compare each node with the others of its kind; four make a kind that can be compared.
+
+    The exit code is 5 if a node is off, or its certificate fails, or there is none.
+    """
     return _compare(tables, html)
 
 
@@ -60,4 +95,4 @@ def _compare(tables: tuple[Path, ...], html: Path | None) -> int:
     if html is not None:
         html.write_text(render_fleet_html(fleet), encoding="utf-8")
     click.echo(render_fleet_text(fleet), nl=False)
-    return CheckFailed.exit_code if fleet.outliers or fleet.missing else 0
+    return CheckFailed.exit_code if fleet.outliers or fleet.failed or fleet.missing else 0

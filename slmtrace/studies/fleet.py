@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def make_row(node: str, certificate: Mapping[str, Any]) -> Row:
-    """Return a certificate as one flat row: numbers, and each window's phases in seconds."""
+    """Return a certificate as one flat row: numbers, and each window's phases and causes in seconds."""
     failed = [check for check in certificate["checks"] if check["status"] == "fail"]
     row: Row = {
         "node": node,
@@ -32,7 +32,7 @@ def make_row(node: str, certificate: Mapping[str, Any]) -> Row:
     for group in ("measures", "floors"):
         row |= {str(name): float(value) for name, value in certificate[group].items()}
     for label, window in certificate["windows"].items():
-        row |= {f"{label}.{phase}_s": ns / 1e9 for phase, ns in window["phases"].items()}
+        row |= {f"{label}.{name}_s": ns / 1e9 for name, ns in {**window["phases"], **window["causes"]}.items()}
     return row
 
 

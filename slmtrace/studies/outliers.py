@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.taxonomy import Phase
+from ..model.taxonomy import Cause, Phase
 
 Floats = NDArray[np.float64]
 MIN_NODES, MIN_Z, MIN_SHARE = 4, 5.0, 0.15
@@ -38,7 +38,7 @@ class KindSummary:
 
 @dataclass(frozen=True, slots=True)
 class Outlier:
-    """A node, the number in which it is worst, how far off, and the phase that made it so."""
+    """A node, the number in which it is worst, how far off, and the phase and cause that made it so."""
 
     node: str
     sku: str
@@ -46,7 +46,7 @@ class Outlier:
     value: float
     median: float
     z: float
-    phase: str
+    where: str  # phase.cause, or the phase alone; '': no window explains the number
 
     @property
     def factor(self) -> float:
@@ -60,6 +60,7 @@ class FleetComparison:
 
     kinds: list[KindSummary]
     outliers: list[Outlier]
+    failed: list[tuple[str, str]]  # node, the checks of its certificate that failed
     missing: list[tuple[str, str, str]]  # node, status, reason
     metrics: list[str]
     nodes: list[str]
@@ -85,11 +86,13 @@ def compare_fleet(columns: Mapping[str, Sequence[Any]]) -> FleetComparison:
         z = {name: _z(values[rows], middle[name]) for name, values in numbers.items()}
         badness[rows] = np.column_stack([_sign(name) * z[name] for name in metrics])
         outliers += _outliers(nodes[is_ok][rows], sku, metrics, numbers, rows, middle, z)
-    reasons = columns.get("reason", [""] * len(nodes))
+    reasons = [str(reason or "") for reason in columns.get("reason", [""] * len(nodes))]
+    is_failed = is_ok & (np.array(columns["verdict"], dtype=object) == "fail")
     return FleetComparison(
         kinds=kinds,
         outliers=sorted(outliers, key=lambda one: (-one.z, one.node)),
-        missing=[(str(nodes[n]), str(status[n]), str(reasons[n] or "")) for n in np.flatnonzero(~is_ok).tolist()],
+        failed=[(str(nodes[n]), reasons[n]) for n in np.flatnonzero(is_failed).tolist()],
+        missing=[(str(nodes[n]), str(status[n]), reasons[n]) for n in np.flatnonzero(~is_ok).tolist()],
         metrics=metrics,
         nodes=[str(node) for node in nodes[is_ok]],
         badness=badness,
@@ -120,7 +123,7 @@ def _outliers(
                 value=float(numbers[metric][rows][row]),
                 median=middle[metric][0],
                 z=float(bad[row].max()),
-                phase=_grown_phase(_window_of(metric, bad[row], metrics), row, numbers, rows, middle),
+                where=_grown(_window_of(metric, bad[row], metrics), row, numbers, rows),
             )
         )
     return found
@@ -135,19 +138,28 @@ def _window_of(metric: str, bad: Floats, metrics: Sequence[str]) -> str:
     return _WINDOW_OF[worst[1]] if worst[0] > 0 else ""
 
 
-def _grown_phase(
-    window: str,
-    row: int,
-    numbers: Mapping[str, Floats],
-    rows: NDArray[np.int64],
-    middle: Mapping[str, tuple[float, float]],
-) -> str:
-    """Return the phase that has most of what the window takes longer than the median of the kind."""
-    names = {phase.label: f"{window}.{phase.label}_s" for phase in Phase}
-    grown = {
-        phase: float(numbers[name][rows][row]) - middle[name][0] for phase, name in names.items() if name in numbers
-    }
-    return max(grown, key=lambda phase: grown[phase]) if grown else ""
+def _grown(window: str, row: int, numbers: Mapping[str, Floats], rows: NDArray[np.int64]) -> str:
+    """Return the phase that has most of what the window takes longer than the median of the kind.
+
+    With it comes the cause that has most of the phase, if that is at least half.
+    """
+
+    def growth(name: str) -> float:
+        # A certificate lists only the causes that it met.
+        seconds = np.nan_to_num(numbers[f"{window}.{name}_s"][rows])
+        return float(seconds[row] - np.median(seconds))
+
+    phases = {phase: growth(phase.label) for phase in Phase if f"{window}.{phase.label}_s" in numbers}
+    if not phases:
+        return ""
+    phase = max(phases, key=lambda one: phases[one])
+    names = [f"{phase.label}.{cause.label}" for cause in Cause if cause.phase is phase]
+    causes = {name: growth(name) for name in names if f"{window}.{name}_s" in numbers}
+    return max(
+        (name for name, grown in causes.items() if grown >= phases[phase] / 2),
+        key=lambda name: causes[name],
+        default=phase.label,
+    )
 
 
 def _excess(name: str, values: Floats, median: float) -> Floats:

@@ -59,5 +59,5 @@ def test_each_node_has_a_row_whatever_became_of_it(cluster: Any, tmp_path: Path)
 
     fleet = compare_fleet({name: [row.get(name) for row in rows] for name in {key: 0 for row in rows for key in row}})
     assert sorted(row["status"] for row in rows) == ["dead", "hung", *["ok"] * 5]
-    assert [(one.metric, one.phase) for one in fleet.outliers] == [("warm_load_real_s", "storage")]
+    assert [(one.metric, one.where) for one in fleet.outliers] == [("warm_load_real_s", "storage")]
     assert took_s < 120  # and not the ten minutes that the hung one sleeps

@@ -47,10 +47,34 @@ def test_a_slow_node_is_named_with_the_phase_that_made_it_slow() -> None:
 
     fleet = compare_fleet(columns(rows))
 
-    assert [(one.node, one.metric, one.phase) for one in fleet.outliers] == [
+    assert [(one.node, one.metric, one.where) for one in fleet.outliers] == [
         ("node-00007", "warm_load_real_s", "storage")
     ]
     assert "node-00007: warm_load_real_s" in render_fleet_text(fleet)
+
+
+def test_a_cause_that_no_other_node_met_is_named() -> None:
+    rows = fleet_rows(20)
+    rows[7]["warm_load_real_s"] += 3.0
+    rows[7]["warm load.scheduler_s"] += 3.0
+    rows[7]["warm load.scheduler.cpu_throttled_s"] = 2.9
+    table = {name: [row.get(name) for row in rows] for name in rows[7]}
+
+    fleet = compare_fleet(table)
+
+    assert [(one.node, one.where) for one in fleet.outliers] == [("node-00007", "scheduler.cpu_throttled")]
+
+
+def test_a_node_whose_certificate_fails_is_named_however_few_nodes_there_are() -> None:
+    rows = fleet_rows(2)
+    rows[1] |= {"verdict": "fail", "reason": "CPU quota, warm load: 33 % of it"}
+
+    fleet = compare_fleet(columns(rows))
+
+    assert fleet.failed == [("node-00001", "CPU quota, warm load: 33 % of it")]
+    shown = render_fleet_text(fleet)
+    assert "node-00001: its certificate fails, CPU quota, warm load: 33 % of it" in shown
+    assert "too few to compare, 4 are needed" in shown
 
 
 def test_a_faster_node_is_no_outlier() -> None:
