@@ -14,6 +14,8 @@ from ..output.summary import as_mapping
 from ..units import format_bytes, format_rate
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
+# The window of a slow one of the later requests; "later ttft" is the median one.
+SLOW = "slow ttft"
 _GRAVITY = {FAIL: 0, WARN: 1, PASS: 2}
 # Against a baseline: this much worse.
 BASELINE_WARN, BASELINE_FAIL = 1.25, 1.6
@@ -43,7 +45,7 @@ def judge(facts: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -
         *_judge_floors(facts["floors"]),
         *_judge_cold_storage(facts),
         *_judge_shares(facts["windows"]),
-        *_judge_measures(facts["measures"]),
+        *_judge_measures(facts),
         *_judge_state(facts["state"], int(facts["model_bytes"])),
         *_judge_evidence(facts["missing_sources"]),
         *(_judge_against(facts, baseline) if baseline is not None else ()),
@@ -106,7 +108,8 @@ def _judge_shares(windows: Mapping[str, Any]) -> Iterator[Check]:
             yield Check(f"{name}, {label}", status, reason, phase, worst)
 
 
-def _judge_measures(measures: Mapping[str, float]) -> Iterator[Check]:
+def _judge_measures(facts: Mapping[str, Any]) -> Iterator[Check]:
+    measures = facts["measures"]
     drift = measures.get("rss_drift_bytes_per_request")
     if drift is not None:
         status = FAIL if drift > 16 << 20 else WARN if drift > 1 << 20 else PASS
@@ -115,7 +118,13 @@ def _judge_measures(measures: Mapping[str, float]) -> Iterator[Check]:
     spread = measures.get("ttft_spread")
     if spread is not None:
         status = FAIL if spread > 6 else WARN if spread > 2.5 else PASS
-        yield Check("steadiness", status, f"the slowest steady first token took {spread:.1f} times the median")
+        where = (
+            _grown(*(as_mapping(facts["windows"].get(name)) for name in (SLOW, "later ttft")))
+            if status != PASS
+            else ("", "")
+        )
+        reason = f"one in four steady first tokens took {spread:.1f} times the median or more (limit 2.5)"
+        yield Check("steadiness", status, reason, *where)
 
 
 def _judge_state(state: Mapping[str, Any], model_bytes: int) -> Iterator[Check]:
@@ -165,13 +174,14 @@ def _judge_against(facts: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ite
                 continue
             factor = worse(now, before)
             status = FAIL if factor > BASELINE_FAIL else WARN if factor > BASELINE_WARN else PASS
-            phase, cause = _grown(facts, baseline, windows.get(name, "")) if status != PASS else ("", "")
+            now_window, before_window = (as_mapping(one["windows"].get(windows.get(name))) for one in (facts, baseline))
+            phase, cause = _grown(now_window, before_window) if status != PASS else ("", "")
             reason = f"{before:.4g} -> {now:.4g}, {factor:.2f} times as bad (limit {BASELINE_WARN})"
             yield Check(f"baseline {name}", status, reason, phase, cause)
 
 
-def _grown(facts: Mapping[str, Any], baseline: Mapping[str, Any], label: str) -> tuple[str, str]:
-    now, before = as_mapping(facts["windows"].get(label)), as_mapping(baseline["windows"].get(label))
+def _grown(now: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the phase and the cause that make one window longer than another."""
     if not now or not before:
         return "", ""
     phase = max(now["phases"], key=lambda one: now["phases"][one] - before["phases"].get(one, 0))

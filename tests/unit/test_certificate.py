@@ -73,7 +73,7 @@ def make_certificate(facts: dict[str, Any]) -> Certificate:
     return Certificate({**head, "checks": [one.to_json() for one in checks], **facts})
 
 
-def test_one_slow_later_request_widens_the_spread_and_a_slow_first_one_does_not() -> None:
+def test_two_slow_later_requests_widen_the_spread_and_one_or_the_first_does_not() -> None:
     def spread(*prefills_ms: int) -> float:
         windows = [
             make_window(
@@ -86,8 +86,9 @@ def test_one_slow_later_request_widens_the_spread_and_a_slow_first_one_does_not(
         run = Run(make_report(windows), [])
         return float(describe(Model("tiny", Path(), (), {}), {}, run, run)["measures"]["ttft_spread"])
 
-    assert spread(900, 10, 10, 10) == 1
-    assert spread(10, 10, 90, 10) == 9
+    assert spread(900, 10, 10, 10, 10, 10, 10, 10) == 1
+    assert spread(10, 10, 90, 10, 10, 10, 10, 10) == 1
+    assert spread(10, 10, 90, 10, 10, 80, 10, 10) == 8
 
 
 def change(facts: dict[str, Any], path: str, value: Any) -> None:
@@ -155,6 +156,18 @@ def test_a_node_much_slower_than_its_baseline_fails_and_names_the_phase() -> Non
     assert [(one.name, one.phase, one.cause) for one in failed] == [
         ("baseline warm_load_real_s", "allocator", "anon_fault")
     ]
+
+
+def test_unsteady_first_tokens_name_what_made_the_slow_ones_slow() -> None:
+    facts = healthy_facts()
+    change(facts, "measures/ttft_spread", 9.0)
+    facts["windows"]["slow ttft"] = copy.deepcopy(facts["windows"]["later ttft"])
+    change(facts, "windows/slow ttft/phases/scheduler", 400_000_000)
+    change(facts, "windows/slow ttft/causes/scheduler.run_queue", 400_000_000)
+
+    (failed,) = [one for one in judge(facts) if one.status == "fail"]
+
+    assert (failed.name, failed.phase, failed.cause) == ("steadiness", "scheduler", "run_queue")
 
 
 def test_a_node_equal_to_its_baseline_passes() -> None:
