@@ -18,9 +18,20 @@ from ..recording.progress import Progress
 @click.command("certify", short_help="Say whether this node is fit for a big model.")
 @click.option("--engine", type=click.Choice(["hf"]), default="hf", show_default=True)
 @click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
-@click.option("--baseline", metavar="FILE", type=click.Path(exists=True, path_type=Path), help="A good certificate.")
+@click.option(
+    "--baseline",
+    metavar="FILE",
+    type=click.Path(exists=True, path_type=Path),
+    help="Compare with this certificate of a good node.",
+)
 @click.option("--probes", metavar="LIST", help="Record with these probes only, such as ranges,proc.")
-@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Write certificate.json, .html.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write certificate.json and certificate.html here.",
+)
 @click.option("--json", "is_json", is_flag=True, help="Print the certificate itself, for fleet collect.")
 def command(is_json: bool, output: Path | None, baseline: Path | None, **arguments: Any) -> int:
     """Load a small model cold and warm, ask it, and hold what was measured against physics and a baseline.

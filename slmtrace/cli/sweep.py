@@ -17,20 +17,39 @@ from .recording import default_output
 
 
 @click.command("sweep", short_help="Draw a curve, with the phases that bend it.")
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", metavar="KIND", type=click.Choice(KINDS))
 @click.option("--engine", type=click.Choice(["hf", "vllm"]), help="[default: vllm for concurrency and kv, else hf]")
 @click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
 @click.option("--prompt-tokens", metavar="N", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--requests", "n_requests", metavar="N", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--values", metavar="N,N,...", default="", help="The points, in place of the usual ones.")
-@click.option("--repeats", metavar="N", type=click.IntRange(1, 100), default=5, show_default=True)
-@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of the order of the runs.")
+@click.option("--repeats", metavar="N", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs a point.")
+@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Decides the order of the runs.")
 @click.option("--apply", "may_apply", is_flag=True, help="load: set each huge page mode; the one found is put back.")
 @click.option("--tier", type=click.Choice(["light", "deep"]), default="light", show_default=True)
-@click.option("--emit", "form", type=click.Choice(["sysctl", "systemd", "k8s"]), help="Print what to set instead.")
-@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Goes on with a sweep there.")
+@click.option(
+    "--emit",
+    "form",
+    type=click.Choice(["sysctl", "systemd", "k8s"]),
+    help="Print the recommended settings alone, as a snippet.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write here, or go on with a sweep that is there.",
+)
 def command(kind: str, output: Path | None, **arguments: Any) -> int:
     """Record each point of KIND several times, turn by turn, and write rows.csv, curve.svg and sweep.html.
+
+    \b
+    prompt-length  tokens of the prompt
+    concurrency    requests at a time (vllm)
+    kv             max-model-len (vllm)
+    load           weights in the page cache or not; with --apply also each huge page mode
+    allocator      glibc, and those of jemalloc, tcmalloc and mimalloc that are installed
+    threads        OMP_NUM_THREADS
 
     A sweep that was ended goes on when it is started again with the same -o.
     """

@@ -15,7 +15,7 @@ from .setting import THP_ENABLED, read_setting
 
 KINDS = ("prompt-length", "concurrency", "kv", "load", "allocator", "threads")
 THP_MODES = ("always", "madvise", "never")
-_LIBRARIES = {"jemalloc": "jemalloc", "tcmalloc": "tcmalloc_minimal"}
+_LIBRARIES = {"jemalloc": "jemalloc", "tcmalloc": "tcmalloc_minimal", "mimalloc": "mimalloc"}
 _DEFAULTS = {
     "prompt-length": (32, 128, 256, 512, 1024),
     "concurrency": (1, 2, 4, 8, 16),
@@ -63,7 +63,11 @@ def plan_sweep(kind: str, request: RunRequest, values: Sequence[int] = (), *, ma
         raise UsageError(f"the sweep {kind} needs --engine vllm", hint="add --engine vllm")
     points = plans[kind]()
     if len(points) < 2:
-        raise UsageError(f"the sweep {kind} has nothing to compare here", hint="apt install libjemalloc2, or --values")
+        packages = "apt install libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0"
+        raise UsageError(
+            f"the sweep {kind} has nothing to compare here",
+            hint=packages if kind == "allocator" else "name two --values or more, such as 128,512",
+        )
     return points
 
 

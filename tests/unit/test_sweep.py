@@ -154,6 +154,28 @@ def test_a_snippet_sets_what_was_recommended(form: str, line: str) -> None:
     assert line in emit(found, form).splitlines()
 
 
+def test_each_installed_allocator_is_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: f"lib{name}.so.2")
+
+    points = {point.values["allocator"]: dict(point.request.environ) for point in plan_sweep("allocator", RunRequest())}
+
+    assert points == {
+        "glibc": {},
+        "jemalloc": {"LD_PRELOAD": "libjemalloc.so.2"},
+        "tcmalloc": {"LD_PRELOAD": "libtcmalloc_minimal.so.2"},
+        "mimalloc": {"LD_PRELOAD": "libmimalloc.so.2"},
+    }
+
+
+def test_without_another_allocator_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+
+    with pytest.raises(UsageError, match="nothing to compare") as caught:
+        plan_sweep("allocator", RunRequest())
+
+    assert "libjemalloc2" in caught.value.hint
+
+
 def test_kinds_of_vllm_need_vllm() -> None:
     with pytest.raises(UsageError, match="needs --engine vllm"):
         plan_sweep("kv", RunRequest())
