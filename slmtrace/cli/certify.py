@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from ..builtin import ProbeChoices, RunRequest, default_probes
-from ..errors import CheckFailed, UsageError
+from ..errors import CheckFailed
 from ..probes.base import RecordOptions
 from ..probes.registry import parse_names
 from ..recording.ownership import give_to_caller, topmost_missing
 from ..recording.progress import Progress
+from .paths import require_directory
 
 
 @click.command("certify", short_help="Say whether this node is fit for a big model.")
@@ -38,8 +39,7 @@ def command(is_json: bool, output: Path | None, baseline: Path | None, **argumen
 
     The exit code is 0 for pass and warn, and 5 for fail: a Slurm prolog or an init container can act on it.
     """
-    if output is not None and output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is not a directory", hint="name another one with -o")
+    require_directory(output, "-o")
     from ..studies import certificate, certificate_output  # noqa: PLC0415  (numpy takes longer to import)
 
     before = certificate.read_certificate(baseline) if baseline is not None else None

@@ -15,6 +15,7 @@ from ..errors import CheckFailed, UsageError
 from ..model.report import Report
 from ..probes.base import RecordOptions
 from ..recording.progress import Progress
+from .paths import require_directory, require_parent
 
 # Of so few, one or two that something disturbed hide no change from the ranks.
 _BASELINE_RUNS = 16
@@ -109,6 +110,10 @@ def command(baselines: tuple[Path, ...], write_baseline: Path | None, **argument
     --write-baseline makes it. With --against-python or --against-env the baseline is recorded now, turn by turn,
     which no drift of the machine can mislead. The exit code is 0 also where noise left a window undecided.
     """
+    require_directory(write_baseline, "--write-baseline")
+    require_directory(arguments["keep"], "--keep")
+    require_parent(arguments["junit"], "--junit")
+    require_parent(arguments["summary"], "--summary")
     request, progress = _request(arguments), Progress()
     against = _against(request, arguments["against_python"], arguments["against_env"])
     if sum((bool(baselines), write_baseline is not None, against is not None)) != 1:

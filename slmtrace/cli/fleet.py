@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import CheckFailed
+from .paths import require_parent
 
 _output = click.option(
     "-o",
@@ -91,6 +92,7 @@ def _compare(tables: tuple[Path, ...], html: Path | None) -> int:
     from ..studies.fleet_output import render_fleet_html, render_fleet_text  # noqa: PLC0415
     from ..studies.outliers import compare_fleet  # noqa: PLC0415
 
+    require_parent(html, "--html")
     fleet = compare_fleet(read_parquet(tables))
     if html is not None:
         html.write_text(render_fleet_html(fleet), encoding="utf-8")

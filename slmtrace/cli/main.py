@@ -82,7 +82,8 @@ def _explain_failure(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "slmtrace"
-        print_failure(error.format_message(), error, hint=f"{path} --help")
+        # Of an argument that is missing, click lists the choices a line each.
+        print_failure(" ".join(error.format_message().split()), error, hint=f"{path} --help")
         return error.exit_code
     if isinstance(error, click.Abort):
         return _INTERRUPTED

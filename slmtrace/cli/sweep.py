@@ -13,6 +13,7 @@ from ..probes.base import RecordOptions
 from ..recording.ownership import give_to_caller
 from ..recording.progress import Progress
 from ..studies.plan import KINDS, plan_sweep
+from .paths import require_directory
 from .recording import default_output
 
 
@@ -53,6 +54,7 @@ def command(kind: str, output: Path | None, **arguments: Any) -> int:
 
     A sweep that was ended goes on when it is started again with the same -o.
     """
+    require_directory(output, "-o")
     from ..studies import recommend, repeat, sweep, sweep_output  # noqa: PLC0415  (numpy takes longer to import)
 
     request = RunRequest(

@@ -17,7 +17,7 @@ _NOT_SHOWN = frozenset({"point", "n_repeats", "repeat", "n_requests"})
 
 def render_sweep_text(kind: str, rows: Sequence[Row], recommendations: Sequence[Recommendation]) -> str:
     """Render a table of medians, the largest phase of each window that bends, and what to do."""
-    middle = median_rows(rows)
+    middle = median_rows(sorted(rows, key=_axis))
     columns = _columns(middle)
     head = ["point", "repeats", *columns]
     cells = [[row["point"], str(row["n_repeats"]), *(_number(row.get(name)) for name in columns)] for row in middle]
@@ -32,7 +32,7 @@ def render_sweep_text(kind: str, rows: Sequence[Row], recommendations: Sequence[
 
 def render_sweep_html(kind: str, rows: Sequence[Row], recommendations: Sequence[Recommendation]) -> str:
     """Render one self-contained page."""
-    middle = median_rows(rows)
+    middle = median_rows(sorted(rows, key=_axis))
     columns = _columns(middle)
     legend = "".join(f"<li>{swatch(phase)}{phase.label}</li>" for phase in Phase)
     body = [f"<h1>Sweep: {text(kind)}</h1>", render_sweep_svg(rows), f'<ul class="legend">{legend}</ul>']

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,34 @@ def test_a_usage_error_is_one_message_with_a_remedy_and_exit_code_2(
     message, remedy = capsys.readouterr().err.splitlines()
     assert message.startswith("slmtrace: ")
     assert remedy.startswith("  try: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "--write-baseline", "FILE"],
+        ["check", "--baseline", ".", "--keep", "FILE"],
+        ["check", "--baseline", ".", "--junit", "FILE/x.xml"],
+        ["check", "--baseline", ".", "--summary", "FILE/x.md"],
+        ["certify", "-o", "FILE"],
+        ["sweep", "prompt-length", "-o", "FILE"],
+    ],
+)
+def test_a_study_that_could_not_write_is_refused_before_it_records(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    assert main([one.replace("FILE", str(file)) for one in arguments]) == 2
+
+    assert f"{file} is not a directory" in capsys.readouterr().err
+
+
+def test_an_argument_that_is_missing_is_named_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep"]) == 2
+
+    assert "Missing argument 'KIND'. Choose from: prompt-length, concurrency" in capsys.readouterr().err
 
 
 def test_a_capture_that_is_not_there_has_exit_code_4(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,14 @@ def test_the_outputs_show_every_point_and_why_the_curve_bends(tmp_path: Path) ->
         assert all(str(n) in shown for n in (64, 128, 256))
 
 
+def test_points_are_shown_along_the_axis_in_whatever_order_they_were_recorded() -> None:
+    rows: list[Row] = [{"point": f"prompt_tokens={n}", "repeat": 0, "ttft_steady_s": n / 1e4} for n in (256, 1024, 32)]
+
+    lines = render_sweep_text("prompt-length", rows, []).splitlines()
+
+    assert [line.split()[0] for line in lines[1:4]] == [f"prompt_tokens={n}" for n in (32, 256, 1024)]
+
+
 def test_concurrency_saturates_where_throughput_stops_growing() -> None:
     spent = {1: 40.0, 2: 20.0, 4: 11.0, 8: 10.9}
     rows: list[Row] = [
