@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ _BOOTSTRAP = (
 
 
 class CollectorProcess:
-    """A running collector; it ends by itself when we do, for then its stdin ends."""
+    """A collector, run by the words of a command; it ends by itself when we do, for then its stdin ends."""
 
-    def __init__(self, interpreter: str, config: dict[str, Any]) -> None:
+    def __init__(self, interpreter: Sequence[str], config: dict[str, Any]) -> None:
         root = str(Path(__file__).resolve().parents[2])
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._rest = b""
         self._process = subprocess.Popen(
-            [interpreter, "-I", "-B", "-c", _BOOTSTRAP.format(root=root), json.dumps(config)],
+            [*interpreter, "-I", "-B", "-c", _BOOTSTRAP.format(root=root), json.dumps(config)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -92,8 +93,9 @@ class CollectorProcess:
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(PermissionError):  # under sudo it is not ours to kill, and ends with its stdin
+                self._process.kill()
+                self._process.wait()
         self._process.stdout.close()
 
     def leave(self) -> None:

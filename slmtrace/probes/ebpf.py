@@ -29,6 +29,8 @@ _NO_BCC = "no Python interpreter here has bcc"
 _HAS_BCC = (
     "import sys; from importlib.util import find_spec; sys.exit(find_spec('bcc') is None or sys.version_info < (3, 9))"
 )
+# Where it would ask for a password, it fails at once instead.
+_SUDO = ("sudo", "-n")
 _NO_BCC_REMEDY = "apt-get install python3-bpfcc (Debian, Ubuntu) or dnf install python3-bcc (Fedora, RHEL)"
 _MALLOC_COST = "uprobes on every allocator call cost about 1.3 us each: expect the program to run slower by a third"
 _METHOD = (
@@ -46,6 +48,7 @@ class EbpfProbe(Probe):
 
     def __init__(self) -> None:
         self._collector: CollectorProcess | None = None
+        self._sudo: tuple[str, ...] = ()
         self._log = Path()
         self._groups: dict[str, dict[str, Any]] = {}
         self._capabilities: list[str] = []
@@ -58,13 +61,13 @@ class EbpfProbe(Probe):
         interpreter = find_interpreter()
         if not interpreter:
             return Availability("unavailable", _NO_BCC, _NO_BCC_REMEDY)
-        collector = CollectorProcess(interpreter, {"check": True})
-        try:
-            answer = collector.read(START_TIMEOUT_S)
-        finally:
-            collector.close(ANSWER_TIMEOUT_S)
-        if answer is None or answer.get("event") != "checked":
-            reason = f"the collector does not start: {collector.error_text() or 'no answer'}"
+        answer, complaint = _ask_check((interpreter,))
+        if answer.get("is_for_root") and shutil.which(_SUDO[0]):
+            by_sudo, _ = _ask_check((*_SUDO, interpreter))
+            if by_sudo.get("status", "unavailable") != "unavailable":
+                self._sudo, answer = _SUDO, by_sudo
+        if answer.get("event") != "checked":
+            reason = f"the collector does not start: {complaint or 'no answer'}"
             return Availability("unavailable", reason, "run it again; if it persists, report it with this text")
         return Availability(answer["status"], answer["reason"], answer["remedy"], answer["detail"])
 
@@ -90,7 +93,7 @@ class EbpfProbe(Probe):
             "malloc": options.malloc,
             "http": options.http,
         }
-        self._collector = CollectorProcess(interpreter, config)
+        self._collector = CollectorProcess((*self._sudo, interpreter), config)
         answer = self._collector.read(START_TIMEOUT_S)
         if answer is None or answer.get("event") != "ready":
             self._collector.close(0)
@@ -169,6 +172,16 @@ class EbpfProbe(Probe):
             "compiled": "before" if self._is_kept else "now",
         }
         return {**facts, "malloc_cost": _MALLOC_COST} if self._is_malloc_traced else facts
+
+
+def _ask_check(interpreter: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """Let a collector check; return its answer, empty if there is none, and what it wrote to stderr."""
+    collector = CollectorProcess(interpreter, {"check": True})
+    try:
+        answer = collector.read(START_TIMEOUT_S)
+    finally:
+        collector.close(ANSWER_TIMEOUT_S)
+    return answer or {}, collector.error_text()
 
 
 @lru_cache(maxsize=1)

@@ -74,7 +74,7 @@ def start_collector_with_answer(capture: Capture, **changes: Any) -> tuple[Colle
         "malloc": "default",
         **changes,
     }
-    collector = CollectorProcess(find_interpreter(), config)
+    collector = CollectorProcess((find_interpreter(),), config)
     answer = collector.read(60)
     assert answer is not None and answer["event"] == "ready", collector.error_text()
     return collector, answer
@@ -281,6 +281,42 @@ def test_the_reason_names_the_refusal_where_bpf_is_forbidden() -> None:
     )
 
     assert "loading BPF programs is refused: EPERM" in said.stdout, said.stderr
+
+
+def make_program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_sudo_runs_the_collector_alone_and_only_if_it_asks_no_password(
+    answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv (util-linux) is not installed")
+    # Without our sudo, this interpreter gives its privileges up.
+    make_program(
+        tmp_path / "python",
+        f'test "$PROMOTED" || demote="setpriv --reuid 65534 --clear-groups"; exec $demote {find_interpreter()} "$@"',
+    )
+    grant = "PROMOTED=1 exec" if answers else "exit 1;"
+    make_program(tmp_path / "sudo", f'test "$1" = -n || exit 99; shift; {grant} "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("slmtrace.probes.ebpf.find_interpreter", lambda: str(tmp_path / "python"))
+    monkeypatch.setattr("slmtrace.probes.ebpf._owner", lambda: (12345, 54321))
+    probe = EbpfProbe()
+
+    availability = probe.check()
+
+    assert availability.is_available == answers
+    if not answers:
+        assert availability.reason == "loading BPF programs needs privileges"
+        return
+    capture = new_capture(tmp_path)
+    probe.start(capture, RecordOptions())
+    assert probe.stop().status == "ok"
+    status = (capture.raw / "ebpf.bin").stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 54321, 0o600)
 
 
 def test_bpf_and_perfmon_are_enough_to_record_the_tree(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ class Problem(NamedTuple):
 
     reason: str
     remedy: str
+    is_for_root: bool = False  # another user could
 
 
 def find_problem() -> Problem | None:
@@ -47,7 +48,8 @@ def check() -> dict[str, Any]:
     problem = find_problem()
     detail = {"interpreter": sys.executable, "bcc": _bcc_version(), "kernel": platform.release()}
     if problem:
-        return {"status": "unavailable", "reason": problem.reason, "remedy": problem.remedy, "detail": detail}
+        answer = {"reason": problem.reason, "remedy": problem.remedy, "is_for_root": problem.is_for_root}
+        return {"status": "unavailable", "detail": detail, **answer}
     try:
         find_tracefs()
     except OSError as error:
@@ -62,7 +64,9 @@ def _explain_refusal(error: OSError) -> Problem:
         if os.geteuid() != 0:
             return Problem(
                 "loading BPF programs needs privileges",
-                "run slmtrace with sudo, or give it CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+                "run slmtrace with sudo, or let sudo ask you for no password, or give it CAP_BPF, CAP_PERFMON, "
+                "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+                is_for_root=True,
             )
         return Problem(
             f"loading BPF programs is refused: {explain_errno(errno.EPERM, '')}",
