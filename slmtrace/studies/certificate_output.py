@@ -18,7 +18,7 @@ def render_certificate_text(certificate: Certificate) -> str:
         f"{certificate.verdict.upper()}  {_subject(certificate)}, {len(checks)} checks in {data['took_s']:.0f} s",
         "",
     ]
-    lines += [f"  {one.status:<4}  {one.name}: {plain(one.reason)}{_where(one.phase, one.cause)}" for one in bad]
+    lines += [f"  {one.status:<4}  {plain(one.text, 400)}" for one in bad]
     lines += [""] if bad else []
     lines += [f"  {name:<32} {value:.6g}" for name, value in {**data["measures"], **data["floors"]}.items()]
     return "\n".join(lines) + "\n"
@@ -34,8 +34,7 @@ def render_certificate_html(certificate: Certificate) -> str:
         bar = phase_bar(phases, share_of_width=window["total_ns"] / max(longest, 1), is_small=True)
         windows.append([text(name), format_ns(window["total_ns"]), bar])
     checks = [
-        [text(one.name), text(one.status), text(one.reason + _where(one.phase, one.cause))]
-        for one in certificate.checks
+        [text(one.name), text(one.status), text(one.text.removeprefix(f"{one.name}: "))] for one in certificate.checks
     ]
     numbers = [[text(name), f"{value:.6g}"] for name, value in {**data["measures"], **data["floors"]}.items()]
     kv = [
@@ -59,7 +58,3 @@ def render_certificate_html(certificate: Certificate) -> str:
 def _subject(certificate: Certificate) -> str:
     host, engine = certificate.data["host"], certificate.data["engine"]
     return plain(f"{engine['engine']} {engine['model']} on {host.get('cpu') or 'a node'}, {host.get('cpus', '?')} CPUs")
-
-
-def _where(phase: str, cause: str) -> str:
-    return f" [{plain(phase)}{'.' + plain(cause) if cause else ''}]" if phase else ""

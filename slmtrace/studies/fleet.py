@@ -11,6 +11,7 @@ from ..errors import CaptureError, SlmtraceError
 from ..output.plain import plain
 from ..output.summary import as_mapping
 from .certificate import SCHEMA, read_certificate
+from .judge import FAIL, Check
 
 # What became of a node: its certificate is there; it died; it did not answer in time; its run failed.
 OK, DEAD, HUNG, FAILED = "ok", "dead", "hung", "failed"
@@ -20,11 +21,11 @@ Row = dict[str, Any]
 
 def make_row(node: str, certificate: Mapping[str, Any]) -> Row:
     """Return a certificate as one flat row: numbers, and each window's phases and causes in seconds."""
-    failed = [check for check in certificate["checks"] if check["status"] == "fail"]
+    failed = [check for check in (Check(**one) for one in certificate["checks"]) if check.status == FAIL]
     row: Row = {
         "node": node,
         "status": OK,
-        "reason": "; ".join(f"{check['name']}: {check['reason']}" for check in failed),
+        "reason": "; ".join(check.text for check in failed),
         "verdict": str(certificate["verdict"]),
         "sku": find_sku(certificate),
         "created": str(certificate["created"]),
@@ -42,13 +43,14 @@ def missing_row(node: str, status: str, reason: str) -> Row:
 
 
 def find_sku(certificate: Mapping[str, Any]) -> str:
-    """Return what kind of node it is: nodes of one kind are compared with one another, and with no others."""
-    host = as_mapping(certificate["host"])
+    """Return what kind of node it is, and of which model: numbers of one kind are compared, and with no others."""
+    engine, host = as_mapping(certificate["engine"]), as_mapping(certificate["host"])
     memory_gib = round(int(host.get("memory_bytes") or 0) / _GIB)
     gpus = as_mapping(as_mapping(certificate["state"]).get("gpu")).get("gpus")
     names = [plain(as_mapping(gpu).get("name")) for gpu in gpus] if isinstance(gpus, list) else []
     cpu = plain(host.get("cpu") or "unknown CPU")
-    return " · ".join([f"{cpu} x {host.get('cpus_usable') or host.get('cpus')}", f"{memory_gib} GiB", *names])
+    model = plain(f"{engine.get('engine')} {engine.get('model')}")
+    return " · ".join([f"{cpu} x {host.get('cpus_usable') or host.get('cpus')}", f"{memory_gib} GiB", *names, model])
 
 
 def collect_rows(directory: Path) -> list[Row]:

@@ -34,6 +34,12 @@ class Check:
     phase: str = ""  # where the time went, for a check of a window
     cause: str = ""
 
+    @property
+    def text(self) -> str:
+        """Return name, reason, and where the time went."""
+        where = f"{self.phase}.{self.cause}" if self.cause else self.phase
+        return f"{self.name}: {self.reason}" + (f" [{where}]" if where else "")
+
     def to_json(self) -> dict[str, str]:
         """Return the plain form."""
         return asdict(self)

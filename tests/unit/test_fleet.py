@@ -96,6 +96,17 @@ def test_nodes_are_compared_with_their_own_kind() -> None:
     assert sorted(kind.n_nodes for kind in fleet.kinds) == [10, 10]
 
 
+def test_another_model_makes_another_kind_and_a_failed_check_comes_with_its_cause() -> None:
+    facts = healthy_facts()
+    facts["engine"]["model"] = "half"
+    facts["windows"]["warm load"]["causes"]["scheduler.cpu_throttled"] = 1_500_000_000
+
+    row = make_row("a", make_certificate(facts).data)
+
+    assert row["sku"] == fleet_rows(1)[0]["sku"].replace("hf tiny", "hf half")
+    assert row["reason"] == "CPU quota, warm load: 50.0 % of the warm load (limit 15 %) [scheduler.cpu_throttled]"
+
+
 def test_nodes_without_a_certificate_are_reported_with_their_reason() -> None:
     rows = [*fleet_rows(8), missing_row("node-x", "hung", "no certificate within 60 s")]
     table = {name: [row.get(name) for row in rows] for name in rows[0]}
