@@ -49,8 +49,9 @@ def name_first_uses(window: Window, mine: Segments, track: int, work: ProcessWor
 
 def _last_before(ts_ns: Ints, starts_ns: Ints, window: Window) -> Ints:
     """Return the last start before each instant, or the window's."""
-    at = np.searchsorted(starts_ns, ts_ns, side="left") - 1
-    return np.where(at >= 0, np.maximum(starts_ns[np.maximum(at, 0)], window.start_ns), window.start_ns)
+    at = np.searchsorted(starts_ns, ts_ns, side="left")
+    last_ns: Ints = np.concatenate([[window.start_ns], starts_ns])[at]
+    return np.maximum(last_ns, window.start_ns)
 
 
 def _ends_before(rows: Ints, book: EvidenceBook, window: Window) -> Ints:

@@ -53,7 +53,8 @@ class ProcessWork:
     trace: Trace
     rows: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # of all its work, by start
     starts_ns: Ints = field(default_factory=lambda: np.empty(0, np.int64))
-    has_kernels: bool = False  # whether any was recorded: the light tier does without
+    has_kernels: bool = False  # whether any was recorded (--no-gpu-kernels)
+    calls_ns: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # starts of API calls
     _streams: list[_Stream] = field(default_factory=list)
 
     def add(self, track: int, rows: Ints) -> None:
@@ -80,9 +81,8 @@ class ProcessWork:
         return np.append(kernels, NO_EVENT)[at]
 
     def is_busy(self, start_ns: int, end_ns: int) -> bool:
-        """Say whether any of it began in this time."""
-        low, high = np.searchsorted(self.starts_ns, [start_ns, end_ns])
-        return bool(high > low)
+        """Say whether any of it, or a call of the API, began in this time."""
+        return any(np.diff(np.searchsorted(each, [start_ns, end_ns]))[0] for each in (self.starts_ns, self.calls_ns))
 
     def held_up(self, start_ns: int, end_ns: int, stream: int) -> list[Stretch]:
         """Explain a wait that ended at `end_ns` by what ended last, and so on backwards; the stretches fill it.
@@ -134,6 +134,10 @@ def gpu_work(trace: Trace) -> dict[int, ProcessWork]:
         is_work = np.isin(events.kind[rows], WORK_KINDS) & (events.end_ns[rows] > events.start_ns[rows])
         pid = trace.tracks[track].tid >> GPU_PROCESS_SHIFT
         found.setdefault(pid, ProcessWork(trace)).add(track, rows[is_work])
+    calls = np.flatnonzero(events.kind == EventKind.CUDA_API)
+    pids = np.array([trace.tracks[track].pid for track in events.track[calls].tolist()], np.int64)
+    for pid in np.unique(pids).tolist():
+        found.setdefault(pid, ProcessWork(trace)).calls_ns = np.sort(events.start_ns[calls[pids == pid]])
     return found
 
 

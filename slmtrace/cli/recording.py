@@ -44,9 +44,10 @@ _OPTIONS = (
         help="Allocator: its system calls and faults; slow: calls over a threshold too; full: every call.",
     ),
     click.option(
-        "--gpu-kernels",
-        is_flag=True,
-        help="Record every GPU kernel in the light tier too; launches take about 1 us longer each.",
+        "--gpu-kernels/--no-gpu-kernels",
+        default=True,
+        show_default=True,
+        help="Record GPU kernels, copies and graphs; each launch takes about 1 us longer. Without, calls alone.",
     ),
     click.option(
         "-o",

@@ -11,7 +11,7 @@ NVTX = "SLMTRACE_NVTX"
 # Anything but empty: failures inside the instrument are printed on stderr instead of only being counted.
 DEBUG = "SLMTRACE_DEBUG"
 
-# The tier of CUDA recording: "light", "kernels" or "deep". Without it the recorder that the CUDA driver loads does
+# The tier of CUDA recording: "calls", "light" or "deep". Without it the recorder that the CUDA driver loads does
 # nothing.
 CUDA = "SLMTRACE_CUDA"
 # The absolute path of the directory for the logs of CUDA activity.

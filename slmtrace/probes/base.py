@@ -33,7 +33,7 @@ class RecordOptions:
 
     tier: str = "light"  # light, deep
     malloc: str = "default"  # off, default, slow, full
-    has_gpu_kernels: bool = False  # every kernel in the light tier too
+    has_gpu_kernels: bool = True  # kernels, copies and graphs; else the light tier knows the calls alone
     threshold_ns: int = 20_000  # events at least this long are sent one by one, shorter ones folded
     sample_hz: int = 100  # py-spy
     counter_hz: int = 10  # /proc, PSI; NVML at twice that

@@ -84,7 +84,7 @@ class CudaProbe(Probe):
         """
         self._shim = build_shim()
         self._raw = capture.raw
-        self._tier = "kernels" if options.tier == "light" and options.has_gpu_kernels else options.tier
+        self._tier = "calls" if options.tier == "light" and not options.has_gpu_kernels else options.tier
 
     def environ(self, environ: dict[str, str]) -> dict[str, str]:
         """Return the variables by which the driver loads the library into every process that initialises CUDA."""

@@ -8,7 +8,7 @@
  * strings that records point to. Nothing here calls Python or takes a lock of the target.
  *
  * Built with -D numbers and HEADER_JSON (the header's JSON without its last brace) from capture/layout.py and
- * capture/cupti.py. Reads SLMTRACE_CUDA (light, kernels or deep), SLMTRACE_CUDA_RAW (where logs go) and SLMTRACE_CUPTI
+ * capture/cupti.py. Reads SLMTRACE_CUDA (calls, light or deep), SLMTRACE_CUDA_RAW (where logs go) and SLMTRACE_CUPTI
  * (the libcupti to use when none is loaded).
  */
 #define _GNU_SOURCE
@@ -54,8 +54,8 @@ enum { ATTR_ZEROED_OUT_BUFFER = 5 };
 enum { THREAD_ID_SYSTEM = 1 };
 enum { DOMAIN_DRIVER = 1, DOMAIN_RUNTIME = 2 };
 
-enum tier { TIER_LIGHT, TIER_KERNELS, TIER_DEEP };
-static const char *const tier_names[] = {"light", "kernels", "deep"};
+enum tier { TIER_CALLS, TIER_LIGHT, TIER_DEEP };
+static const char *const tier_names[] = {"calls", "light", "deep"};
 
 enum {
 	KIND_MEMCPY = 1,
@@ -565,18 +565,22 @@ static void enable_kind(int kind)
 
 /* Everything here happens before the first context, and nothing of it is ever taken back. What costs is not how many
  * records there are but what CUPTI does at every launch for a kind: on an H100, 1.2 us for kernels and 2 us for
- * synchronisation, whose waits are in the calls as well. So the light tier does without both. */
+ * synchronisation, whose waits are in the calls as well. Whoever does without kernels must do without copies too: with
+ * those alone, graph traces or not, replaying a captured CUDA graph fails with cudaErrorLaunchFailure (CUPTI 13.0,
+ * driver 580). */
 static void enable_kinds(enum tier tier)
 {
-	static const int light[] = {KIND_MEMCPY, KIND_MEMCPY2, KIND_OVERHEAD, KIND_JIT, KIND_MARKER};
+	static const int always[] = {KIND_OVERHEAD, KIND_JIT, KIND_MARKER};
 
-	for (size_t i = 0; i < ARRAY_SIZE(light); i++)
-		enable_kind(light[i]);
-	if (tier != TIER_LIGHT) {
+	for (size_t i = 0; i < ARRAY_SIZE(always); i++)
+		enable_kind(always[i]);
+	if (tier != TIER_CALLS) {
 		enable_kind(KIND_CONCURRENT_KERNEL);
+		enable_kind(KIND_MEMCPY);
+		enable_kind(KIND_MEMCPY2);
 		enable_kind(KIND_MEMSET);
 	}
-	if (tier == TIER_KERNELS)
+	if (tier == TIER_LIGHT)
 		enable_kind(KIND_GRAPH_TRACE);
 	if (tier == TIER_DEEP) {
 		enable_kind(KIND_SYNCHRONIZATION);

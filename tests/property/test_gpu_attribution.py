@@ -301,6 +301,18 @@ def test_without_recorded_kernels_a_wait_is_for_kernels_up_to_its_copy(call: str
     assert by_cause(report) == Counter({Cause.GPU_KERNEL: 400, Cause.D2H: 100, Cause.PYTHON: 500})
 
 
+def test_a_process_that_only_calls_the_api_uses_a_gpu_too() -> None:
+    builder = TraceBuilder()
+    main = builder.thread(PID, PID)
+    builder.event(EventKind.RANGE, main, 0, 1000, "prefill", stage=Stage.PREFILL)
+    builder.event(EventKind.CUDA_API, main, 600, 300, "cudaStreamSynchronize", detail=1)
+    builder.run(main, 0, 1000)
+
+    report = attribute(builder.build(), [Window(WindowKind.TTFT, 0, 0, 1000, main)])[0]
+
+    assert by_cause(report) == Counter({Cause.LAUNCH: 700, Cause.GPU_KERNEL: 300})
+
+
 @pytest.mark.parametrize(("index", "preparation_ns"), [(0, 5 * MS), (1, 0)])
 def test_without_recorded_kernels_only_a_first_request_prepares_libraries(index: int, preparation_ns: int) -> None:
     builder = TraceBuilder()

@@ -16,7 +16,7 @@ from slmtrace.model.taxonomy import WindowKind
 ARGUMENTS: dict[str, Any] = {
     "tier": "light",
     "malloc": "default",
-    "gpu_kernels": False,
+    "gpu_kernels": True,
     "probes": None,
     "require": "",
     "output": None,

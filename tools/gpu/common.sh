@@ -36,7 +36,7 @@ make_model() { # DIR: a 1.5B model with random weights, once
 
 record() { # SECONDS NAME TIER PROBES COMMAND...: one recording, its breakdown and its contents; PROBES may be empty
   local seconds=$1 name=$2 options=(-o "$work/$2")
-  if [ "$3" = kernels ]; then options+=(--gpu-kernels); else options+=(--tier "$3"); fi
+  if [ "$3" = calls ]; then options+=(--no-gpu-kernels); else options+=(--tier "$3"); fi
   [ -n "$4" ] && options+=(--probes "$4")
   shift 4
   step "record $name"

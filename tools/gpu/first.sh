@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Records the transformers workload on a machine with a GPU, light, with kernels and deep, and prints what the captures
+# Records the transformers workload on a machine with a GPU, calls alone, light and deep, and prints what the captures
 # hold beside torch.profiler's own totals.
 # Usage: tools/gpu/first.sh [MODEL]        Without MODEL, a 1.5B model with random weights is made in /tmp/model.
 set -uo pipefail
@@ -20,11 +20,11 @@ make_model "$model"
 step "without recording"
 limit 90 "${workload[@]}"
 record 150 light-cuda light ranges,cuda "${workload[@]}"
-record 150 kernels-cuda kernels ranges,cuda "${workload[@]}"
+record 150 calls-cuda calls ranges,cuda "${workload[@]}"
 record 150 light-all light "" "${workload[@]}"
 record 150 deep-cuda deep ranges,cuda "${workload[@]}"
 step "torch.profiler"
 limit 90 "${workload[@]}" --profile
 
-pack light-cuda kernels-cuda light-all deep-cuda
+pack light-cuda calls-cuda light-all deep-cuda
 [ -f "$work/light-cuda/trace.pftrace" ] && gzip -c "$work/light-cuda/trace.pftrace" > "$out/light-cuda.pftrace.gz"

@@ -27,7 +27,7 @@ RECORDERS: dict[str, list[str] | None] = {
     "cuda": ["--probes", "cuda"],
     "ebpf": ["--probes", "ebpf"],
     "light": [],
-    "kernels": ["--gpu-kernels"],
+    "calls": ["--no-gpu-kernels"],
     "deep": ["--tier", "deep"],
     "profiler": None,
     "profiler-all": None,
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--requests", type=int, default=45)
-    parser.add_argument("--variants", default="bare,light,kernels,deep,profiler")
+    parser.add_argument("--variants", default="bare,calls,light,deep,profiler")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     variants = args.variants.split(",")

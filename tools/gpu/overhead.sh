@@ -8,4 +8,4 @@ model=${1:-/tmp/model}
 make_model "$model"
 step overhead
 limit $((${2:-420} + 150)) python3 tools/gpu/overhead.py "$model" --seconds "${2:-420}" \
-  --variants "${3:-bare,light,kernels,deep,profiler}" --json "$out/overhead.json"
+  --variants "${3:-bare,calls,light,deep,profiler}" --json "$out/overhead.json"

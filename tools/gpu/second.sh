@@ -40,6 +40,6 @@ left=$((${2:-540} - (SECONDS - begin) - 40))
 step "overhead, $left s"
 if [ $left -gt 90 ]; then
   limit "$left" python3 tools/gpu/overhead.py "$model" --seconds $((left - 10)) \
-    --variants bare,light,kernels,cuda,ranges,deep,profiler --json "$out/overhead.json"
+    --variants bare,calls,light,cuda,ranges,deep,profiler --json "$out/overhead.json"
 fi
 pack hf-warm hf-cold hf-eager hf-deep copies

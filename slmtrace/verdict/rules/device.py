@@ -43,11 +43,10 @@ def _first_uses(case: Case) -> Claim | None:
         return None
     took_ns = case.left(_FIRST_USES)
     name = case.largest("functions", _FIRST_USES) or case.largest("ranges", _FIRST_USES)
-    lazy = "; CUDA_MODULE_LOADING=EAGER loads modules at the start" if case.left((Cause.MODULE_LOAD,)) else ""
     return Claim(
         took_ns,
         f"the request waited {format_ns(took_ns)} for first uses" + (f", most of all {name}" if name else ""),
-        f"send a request of this shape before the node takes traffic{lazy}",
+        "send a request of this shape before the node takes traffic",
     )
 
 
