@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slmtrace.attribute.attribution import attribute
+from slmtrace.attribute.cost import recording_cost
 from slmtrace.model.events import EventKind
 from slmtrace.model.report import WindowReport
 from slmtrace.model.sched import WakeContext
@@ -339,3 +340,15 @@ def test_without_scheduler_evidence_a_large_pageable_copy_blocks_its_process() -
     report = attribute(builder.build(), [Window(WindowKind.LOAD, 0, 0, 1000, main)])[0]
 
     assert by_cause(report) == Counter({Cause.H2D_PAGEABLE: 300, Cause.NO_EVIDENCE: 700})
+
+
+def test_what_recording_took_of_a_window_holds_the_launches_of_its_kernels() -> None:
+    builder = TraceBuilder()
+    main = builder.thread(PID, PID)
+    stream = builder.tracks.other(TrackKind.GPU_STREAM, 0, PID << GPU_PROCESS_SHIFT | STREAM, "stream 7")
+    for start_ns in (100, 200, 2 * MS):
+        builder.event(EventKind.GPU_KERNEL, stream, start_ns, 50, "kernel")
+
+    costs = recording_cost(builder.build(), [Window(WindowKind.TTFT, 0, 0, MS, main)])["windows"]
+
+    assert costs == [{"name": "ttft", "index": 0, "ns": 4_000, "share": 0.004}]
