@@ -4,8 +4,9 @@
     tools/bench/vllm_overhead.py [--servers 1] [--requests 100] [--prompt-tokens 22] [--model DIR] [--probes LIST]
 
 Each pair of servers starts one after the other, in alternating order: that is the load. Then both are up, and each
-request goes to one and then to the other, in alternating order; an idle server waits in the kernel. The bare server
-runs beside the probes of the recorded one, which look at each event of the node and pass over those of others.
+request goes to one and then to the other, in alternating order. The bare server runs beside the probes of the recorded
+one, which look at each event of the node and pass over those of others. It wants a machine with CPUs to spare: a worker
+of vLLM 0.32 spins while it is idle, and on two CPUs it takes them from the other server.
 """
 
 from __future__ import annotations
