@@ -127,9 +127,9 @@ static struct {
 	int (*ActivityGetNumDroppedRecords)(void *context, uint32_t stream, size_t *dropped);
 } cupti;
 
-/* The functions of all tiers but the deep one, by the beginning of their names: rare, and slow when they happen. Launches are not
- * among them; a graph's launch is, since one of them stands for hundreds of kernels. CUPTI does not report the driver's
- * call inside one of the runtime, so both names of each are here. */
+/* The functions of all tiers but the deep one, by the beginning of their names: rare, and slow when they happen.
+ * Launches are not among them; a graph's launch is, since one of them stands for hundreds of kernels. CUPTI does not
+ * report the driver's call inside one of the runtime, so both names of each are here. */
 static const char *const rare_functions[] = {
 	"cuInit", "cuDevicePrimaryCtxRetain", "cuCtxCreate", "cuCtxSynchronize", "cuStreamSynchronize",
 	"cuEventSynchronize", "cuLibraryLoad", "cuLibraryGetModule", "cuModuleLoad", "cuModuleGetFunction", "cuLink",

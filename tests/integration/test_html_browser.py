@@ -67,11 +67,16 @@ def test_a_page_fits_and_asks_for_nothing(
     page.close()
 
 
-def test_rows_stay_low_on_a_telephone(browser: Any, tmp_path: Path) -> None:
+def _open_report(browser: Any, tmp_path: Path, width: int, height: int) -> Any:
     path = tmp_path / "page.html"
     path.write_text(_report())
-    page = browser.new_page(viewport={"width": 375, "height": 900})
+    page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(path.as_uri())
+    return page
+
+
+def test_rows_stay_low_on_a_telephone(browser: Any, tmp_path: Path) -> None:
+    page = _open_report(browser, tmp_path, width=375, height=900)
 
     lines = page.evaluate(
         "() => Math.max(...[...document.querySelectorAll('td.wide')].map((n) => n.offsetHeight))"
@@ -83,10 +88,7 @@ def test_rows_stay_low_on_a_telephone(browser: Any, tmp_path: Path) -> None:
 
 
 def test_the_bars_of_all_windows_and_stages_fit_a_telephone(browser: Any, tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
-    path.write_text(_report())
-    page = browser.new_page(viewport={"width": 375, "height": 900})
-    page.goto(path.as_uri())
+    page = _open_report(browser, tmp_path, width=375, height=900)
 
     right = page.evaluate(
         "() => Math.max(...[...document.querySelectorAll('.bar')].map((n) => n.getBoundingClientRect().right))"
@@ -97,10 +99,7 @@ def test_the_bars_of_all_windows_and_stages_fit_a_telephone(browser: Any, tmp_pa
 
 
 def test_a_page_prints_without_cutting_its_tables(browser: Any, tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
-    path.write_text(_report())
-    page = browser.new_page(viewport={"width": 794, "height": 1123})
-    page.goto(path.as_uri())
+    page = _open_report(browser, tmp_path, width=794, height=1123)
     page.emulate_media(media="print")
 
     cut = page.evaluate(

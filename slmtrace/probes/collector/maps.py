@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,8 +74,9 @@ def _if_present(call: Callable[[], T]) -> T | None:
         raise
 
 
-def cpus(which: str) -> list[int]:
+@cache
+def cpus(which: str) -> tuple[int, ...]:
     """Return the numbers of the CPUs that are "possible" or "online"; the kernel writes lists such as 0-3,8-11."""
     parts = (_CPUS / which).read_text().strip().split(",")
     ranges = (part.split("-") for part in parts)
-    return [cpu for ends in ranges for cpu in range(int(ends[0]), int(ends[-1]) + 1)]
+    return tuple(cpu for ends in ranges for cpu in range(int(ends[0]), int(ends[-1]) + 1))
