@@ -46,6 +46,7 @@ enum ring_type {
 	RING_IOMMU = 22,
 	RING_HTTP = 23,
 	RING_PYTHON = 24,
+	RING_SPIN = 25,
 };
 
 enum fold_class {

@@ -1,7 +1,7 @@
 """What each thread's time shows, innermost first: one timeline a thread, and one of its stages.
 
 Layers, from the inside out: reclaim and compaction, page faults, folded faults, system calls, folded system calls,
-slow allocator calls, folded allocator calls, GPU API calls, ranges and imports.
+slow allocator calls, folded allocator calls, GPU API calls, spin loops, ranges and imports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..model.events import NO_EVENT, NO_STAGE, EventKind, Ints
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import Trace
 from .folds import place_folds
-from .rules import RANGE_CAUSES, classify
+from .rules import API_KINDS, RANGE_CAUSES, classify
 from .streams import ProcessWork, gpu_work
 from .timeline import Timeline, empty_timeline, gaps, nest, overlay, sequence
 
@@ -46,7 +46,6 @@ LAYERS = (
     ),
     Layer((EventKind.MALLOC,), (FoldClass.MALLOC,)),
 )
-_API_KINDS = (EventKind.CUDA_API, EventKind.UPROBE, EventKind.GPU_SYNC)
 RANGE_KINDS = (EventKind.RANGE, EventKind.IMPORT, EventKind.DLOPEN)
 
 
@@ -120,7 +119,8 @@ class EvidenceBook:
             folds = self._fold_rows(track, layer.folds)
             if len(folds):
                 merged = overlay(merged, self._place(folds, gaps(running, merged)))
-        merged = overlay(merged, self.nested(self.rows(track, _API_KINDS)))
+        for kinds in (API_KINDS, (EventKind.SPIN,)):
+            merged = overlay(merged, self.nested(self.rows(track, kinds)))
         return overlay(merged, self.ranges(track))
 
     def nested(self, rows: Ints) -> Timeline:

@@ -17,13 +17,12 @@ from ..model.events import NO_EVENT, EventKind, Ints
 from ..model.taxonomy import Cause
 from ..model.tracks import GPU_PROCESS_SHIFT, NO_TRACK
 from .evidence import EvidenceBook
-from .rules import Evidence, cause_of_work
+from .rules import API_KINDS, Evidence, cause_of_work
 from .streams import ProcessWork, Stretch, last_to_end
 from .timeline import Timeline, empty_timeline
 
 # The driver takes smaller copies from pageable memory into its command buffer and returns (64 KB, ibid.).
 _BLOCKING_BYTES = 64 << 10
-_CALLS = (EventKind.CUDA_API, EventKind.GPU_SYNC, EventKind.UPROBE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Calls:
         self._book, self._trace, self._work = book, book.trace, work
         events = self._trace.events
         rows = np.concatenate([np.empty(0, np.int64), *(self._trace.rows_of_track(track) for track in tracks)])
-        rows = rows[np.isin(events.kind[rows], _CALLS) & (events.detail[rows] > 0)]
+        rows = rows[np.isin(events.kind[rows], API_KINDS) & (events.detail[rows] > 0)]
         self._call_of = dict(zip(events.detail[rows].tolist(), rows.tolist(), strict=True))
         is_copy = events.kind[work.rows] == EventKind.GPU_MEMCPY
         copies = work.rows[is_copy]
@@ -82,7 +81,7 @@ class Calls:
         events = self._trace.events
         rows = self._trace.rows_of_track(track)
         is_wait = (
-            np.isin(events.kind[rows], _CALLS) & (events.start_ns[rows] < high_ns) & (events.end_ns[rows] > low_ns)
+            np.isin(events.kind[rows], API_KINDS) & (events.start_ns[rows] < high_ns) & (events.end_ns[rows] > low_ns)
         )
         is_wait &= np.isin(self._book.evidence[rows], (Evidence.CUDA_SYNC, Evidence.CUDA_COPY))
         rows = rows[is_wait]

@@ -1,6 +1,7 @@
-"""Waits for locks that any thread may hold, the interpreter's or an allocator's: no holder works for the waiter.
+"""Waits that are not what they look like: for locks that any thread may hold, and in spin loops.
 
-Not the locks of a program: releasing those is how its threads tell one another that something is done.
+No holder of the interpreter's lock or of an allocator's works for the waiter. Not so the locks of a program: releasing
+those is how its threads tell one another that something is done.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.events import Events
-from .rules import HELD_LOCKS, HOLDER_STALLS
+from .rules import HELD_LOCKS, HOLDER_STALLS, Evidence
 
 # Between two timed waits for a lock, a thread only looks whether it may have it.
 SAME_WAIT_NS = 500_000
@@ -48,11 +49,12 @@ class Spans:
 
 
 class Locks:
-    """The system calls in which threads waited for such a lock, and what stalled threads that may have held one."""
+    """Calls in which threads waited for such a lock, what stalled those who may have held one, and spin loops."""
 
     def __init__(self) -> None:
         self.waits = Spans()
         self.stalls = Spans()
+        self.spins = Spans()
 
     def is_waiting(self, track: int, ts_ns: int) -> bool:
         """Say whether a thread that left the CPU at this instant left it for such a lock."""
@@ -60,9 +62,9 @@ class Locks:
 
 
 def find_locks(events: Events, evidence: NDArray[np.uint8]) -> Locks:
-    """Collect the calls and the stalls; events are sorted by track and time."""
+    """Collect them; events are sorted by track and time."""
     locks = Locks()
-    for spans, kinds in ((locks.waits, HELD_LOCKS), (locks.stalls, HOLDER_STALLS)):
+    for spans, kinds in ((locks.waits, HELD_LOCKS), (locks.stalls, HOLDER_STALLS), (locks.spins, (Evidence.SPIN,))):
         rows = np.flatnonzero(np.isin(evidence, kinds))
         columns = (events.track[rows], events.start_ns[rows], events.end_ns[rows])
         for track, start_ns, end_ns in zip(*(column.tolist() for column in columns), strict=True):

@@ -1,11 +1,12 @@
 """The critical path: from the end of a window backwards, always on the thread that held it up.
 
-Method: the backward walk over runs, wakeups and forks of off-CPU analysis (Perfetto's thread_executing_span, wPerf).
-At time t on thread T: running is T's own time; before a switch-in, T was runnable since its wakeup; before the wakeup,
-the waker is followed if it is a task of the traced tree, else T waited for what its evidence shows. Whoever held a
-lock that is nobody's message (the interpreter's) is not followed: the wait for it is T's own time, but for what
-stalled the holder in the kernel while it had the lock. A thread that never ran before was forked: its parent is
-followed. A thread that polled shared memory for a message was held up by its sender: back to the sending, the time is
+Method: the backward walk over runs, wakeups and forks of off-CPU analysis (Perfetto's thread_executing_span, wPerf). At
+time t on thread T: running is T's own time; before a switch-in, T was runnable since its wakeup; before the wakeup, the
+waker is followed if it is a task of the traced tree, else T waited for what its evidence shows. Whoever held a lock
+that is nobody's message (the interpreter's) is not followed: the wait for it is T's own time, but for what stalled the
+holder in the kernel while it had the lock. A thread that never ran before was forked: its parent is followed. A thread
+that spun was held up by that thread of its process which had been busy longest: what that one did meanwhile is what was
+waited for. A thread that polled shared memory for a message was held up by its sender: back to the sending, the time is
 the poller's, and before it the sender's. A waker that had been idle itself is on the path for no longer than others
 waited for it: before, the path is theirs. Every step goes back in time, or hops at most once to each thread at one
 instant, so the walk ends on any input.
@@ -14,6 +15,7 @@ instant, so the walk ends on any input.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -32,6 +34,8 @@ _RACE_NS = 2_000
 
 # Waits that no work in the tree ends.
 _IDLE = (State.TIMER_WAIT, State.OUTSIDE_WAIT, State.UNKNOWN_WAIT)
+# How a thread leaves a CPU without waiting for another one.
+_STALLED = (Out.PREEMPTED, Out.IOWAIT, Out.DISK)
 # How many of the threads that the path came from are remembered.
 _MAX_WAITERS = 64
 
@@ -77,6 +81,7 @@ class Threads:
         self.messages = messages or Messages()
         self.locks = locks or Locks()
         self._process_by_track = process_by_track
+        self._tracks_by_process: dict[int, list[int]] = defaultdict(list)
         self._threads: dict[int, _Thread] = {}
         self.start_ns = sched.start_ns
         self.end_ns = sched.end_ns
@@ -96,6 +101,32 @@ class Threads:
         """Return who woke a thread last, NO_TRACK if it was none of the tree."""
         wake = bisect_right(self[track].wake_ns, ts_ns) - 1 if track != NO_TRACK else -1
         return self[track].wake_by[wake] if wake >= 0 else NO_TRACK
+
+    def busiest_beside(self, track: int, since_ns: int, ts_ns: int) -> tuple[int, int]:
+        """Return which other thread of the process has been busy longest at an instant, and since when, at most.
+
+        Busy is who neither slept nor spun: on a CPU, in the queue for one, or stalled in the kernel. NO_TRACK: nobody.
+        """
+        busy = [(self._busy_since(other, since_ns, ts_ns), other) for other in self._beside(track)]
+        busy_ns, other = min(busy, default=(ts_ns, NO_TRACK))
+        return (other, busy_ns) if busy_ns < ts_ns else (NO_TRACK, ts_ns)
+
+    def _busy_since(self, track: int, since_ns: int, ts_ns: int) -> int:
+        thread = self[track]
+        run = bisect_left(thread.run_start, ts_ns) - 1
+        if run < 0 or (thread.run_end[run] < ts_ns and thread.run_out[run] not in _STALLED):
+            return ts_ns
+        while run > 0 and thread.run_start[run] > since_ns and thread.run_out[run - 1] in _STALLED:
+            run -= 1
+        return max(thread.run_start[run], since_ns, self.locks.spins.last_end(track, ts_ns))
+
+    def _beside(self, track: int) -> list[int]:
+        if not self._tracks_by_process:
+            for row, process in enumerate(self._process_by_track):
+                self._tracks_by_process[process].append(row)
+        is_known = 0 <= track < len(self._process_by_track)
+        beside = self._tracks_by_process[self._process_by_track[track]] if is_known else []
+        return [other for other in beside if other != track]
 
     def share_a_process(self, track: int, other: int) -> bool:
         """Say whether two threads are of one process."""
@@ -185,13 +216,24 @@ def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
     elif run < 0:
         _before_first_run(walk, thread, threads, staged)
     elif thread.run_end[run] >= walk.ts_ns:
-        walk.back_to(thread.run_start[run], State.RUN)
+        _through_run(walk, thread.run_start[run], threads)
     elif thread.run_out[run] == Out.PREEMPTED:
         walk.back_to(thread.run_end[run], State.RUNNABLE)
     elif thread.run_out[run] in (Out.OPEN, Out.EXIT):
         walk.back_to(thread.run_end[run], State.NO_SCHED)
     else:
         _before_switch_in(walk, thread, run, threads, staged)
+
+
+def _through_run(walk: _Walk, start_ns: int, threads: Threads) -> None:
+    """Go back through a run; where the thread spun, through what the one that it waited for was busy with."""
+    for spun_ns, found_ns in reversed(threads.locks.spins.within(walk.track, start_ns, walk.ts_ns)):
+        if not walk.back_to(found_ns, State.RUN):
+            return
+        other, busy_ns = threads.busiest_beside(walk.track, spun_ns, found_ns)
+        if other != NO_TRACK and not _through_stall(walk, busy_ns, other, threads[other]):
+            return
+    walk.back_to(start_ns, State.RUN)
 
 
 def _before_first_run(walk: _Walk, thread: _Thread, threads: Threads, staged: frozenset[int]) -> None:

@@ -43,6 +43,7 @@ class Evidence(enum.IntEnum):
     MALLOC = 30
     GIL = 31
     ARENA = 32
+    SPIN = 33
     CUDA_INIT = 40
     CUDA_MODULE = 41
     CUDA_MALLOC = 42
@@ -95,6 +96,7 @@ ON_CPU: dict[Evidence, Cause | None] = {
     Evidence.MALLOC: Cause.MALLOC_SLOW,
     Evidence.GIL: Cause.GIL_WAIT,
     Evidence.ARENA: Cause.ARENA_WAIT,
+    Evidence.SPIN: Cause.LOCK_WAIT,
     Evidence.CUDA_INIT: Cause.CUDA_INIT,
     Evidence.CUDA_MODULE: Cause.MODULE_LOAD,
     Evidence.CUDA_MALLOC: Cause.CUDA_MALLOC,
@@ -190,6 +192,8 @@ _SYSCALLS: dict[Evidence, tuple[str, ...]] = {
 }  # fmt: skip
 _SYSCALL_EVIDENCE = {name: evidence for evidence, names in _SYSCALLS.items() for name in names}
 
+API_KINDS = (EventKind.CUDA_API, EventKind.UPROBE, EventKind.GPU_SYNC)
+
 # Driver and runtime API names by their beginning, longest first (CUDA Driver API, CUDA Runtime API).
 _CUDA_PREFIXES: tuple[tuple[str, Evidence], ...] = (
     ("cuInit", Evidence.CUDA_INIT),
@@ -260,6 +264,7 @@ def classify(events: Events, strings: Strings) -> NDArray[np.uint8]:
     evidence[kind == EventKind.COMPACTION] = Evidence.COMPACTION
     evidence[kind == EventKind.RECLAIM] = Evidence.RECLAIM
     evidence[kind == EventKind.MALLOC] = Evidence.MALLOC
+    evidence[kind == EventKind.SPIN] = Evidence.SPIN
     fault = kind == EventKind.FAULT
     evidence[fault] = Evidence.ANON_FAULT
     evidence[fault & (flags & FAULT_HUGE != 0)] = Evidence.HUGE_FAULT
@@ -268,23 +273,25 @@ def classify(events: Events, strings: Strings) -> NDArray[np.uint8]:
     for fold_class, meaning in _FOLDS.items():
         evidence[(kind == EventKind.FOLD) & (flags == fold_class)] = meaning
     _classify_by_name(events, strings, EventKind.SYSCALL, evidence)
-    for api in (EventKind.CUDA_API, EventKind.UPROBE, EventKind.GPU_SYNC):
+    for api in API_KINDS:
         _classify_by_name(events, strings, api, evidence)
-    evidence[_in_malloc(events, evidence == Evidence.FUTEX)] = Evidence.ARENA
+    # An allocator call waits for nothing but its own locks; how a driver's call waits is its own affair.
+    evidence[_inside(events, evidence == Evidence.FUTEX, kind == EventKind.MALLOC)] = Evidence.ARENA
+    evidence[_inside(events, evidence == Evidence.SPIN, np.isin(kind, API_KINDS))] = Evidence.NONE
     evidence[(kind == EventKind.SYSCALL) & (flags & SYSCALL_ON_GIL != 0)] = Evidence.GIL
     return evidence
 
 
-def _in_malloc(events: Events, is_futex: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Return the rows of futex calls that an allocator call made: it waits for nothing but its own locks."""
-    futexes, calls = np.flatnonzero(is_futex), np.flatnonzero(events.kind == EventKind.MALLOC)
-    if not len(futexes) or not len(calls):
-        return np.empty(0, np.intp)
-    # Rows are sorted by track and start, so the call around a futex is the last one before it.
-    around = calls[np.maximum(np.searchsorted(calls, futexes) - 1, 0)]
-    inside = (around < futexes) & (events.track[around] == events.track[futexes])
-    found: NDArray[np.intp] = futexes[inside & (events.end_ns[futexes] <= events.end_ns[around])]
-    return found
+def _inside(events: Events, is_inner: NDArray[np.bool_], is_call: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the inner rows that end inside a call on the same thread; calls do not nest."""
+    inner, calls = np.flatnonzero(is_inner), np.flatnonzero(is_call)
+    found = [np.empty(0, np.intp)]
+    for track in np.intersect1d(events.track[inner], events.track[calls]).tolist():
+        mine, theirs = inner[events.track[inner] == track], calls[events.track[calls] == track]
+        around = np.searchsorted(events.start_ns[theirs], events.end_ns[mine]) - 1
+        is_in = (around >= 0) & (events.end_ns[mine] <= events.end_ns[theirs[np.maximum(around, 0)]])
+        found.append(mine[is_in])
+    return np.concatenate(found)
 
 
 def _classify_by_name(events: Events, strings: Strings, kind: EventKind, evidence: NDArray[np.uint8]) -> None:

@@ -171,6 +171,7 @@ class RingType(enum.IntEnum):
     # of a POST that the tree answered; ts: end of the system call; a: fd, b: HTTP_*, c: tgid, d: bytes read or written
     HTTP = 23
     PYTHON = 24  # written by the collector; tid: tgid; a: address of the process's CPython runtime state, b: size_bytes
+    SPIN = 25  # a sample that found the thread in a spin loop; a: period of the samples in ns
 
 
 SWITCH_IOWAIT = 1 << 16

@@ -33,6 +33,7 @@ from .switches import build_sched
 
 _LARGEST_COUNT = np.iinfo(np.int32).max
 _LARGEST_FLAGS = np.iinfo(np.uint16).max
+_LONGEST_PERIOD_NS = 100_000_000
 _LARGEST_SIZE = np.iinfo(np.int64).max
 _OPERATIONS = {ord("R"): "read", ord("W"): "write", ord("F"): "flush", ord("D"): "discard"}
 
@@ -51,6 +52,7 @@ def decode(log: RawLog, context: Context) -> Fragment:
             decoder.memory_work(RingType.RECLAIM, EventKind.RECLAIM),
             decoder.khugepaged(),
             decoder.migrations(),
+            decoder.spins(),
             decoder.allocator_calls(),
             decoder.user_functions(),
             mark_requests(ring, decoder.threads, context.strings),
@@ -192,6 +194,24 @@ class _Decoder:
         rows = self._ring.of_type(RingType.MIGRATE)
         count = np.minimum(rows.a, _LARGEST_COUNT).astype(np.int64)
         return self._on_anybody(rows, EventKind.MIGRATE, count=count, detail=signed(rows.b))
+
+    def spins(self) -> Events:
+        """Return the stretches in which threads spun: each sample stands for the period before it."""
+        rows = self._ring.of_type(RingType.SPIN)
+        rows = rows.where(np.lexsort((rows.ts_ns, rows.tid)))
+        period_ns = np.minimum(rows.a, _LONGEST_PERIOD_NS).astype(np.int64)
+        goes_on = (rows.tid[1:] == rows.tid[:-1]) & (np.diff(rows.ts_ns) < period_ns[1:] * 3 // 2)
+        first = np.flatnonzero(np.concatenate([np.ones(min(len(rows), 1), np.bool_), ~goes_on]))
+        last = np.append(first[1:], len(rows))[: len(first)] - 1
+        return make_events(
+            len(first),
+            start_ns=np.maximum(rows.ts_ns[first] - period_ns[first], 0),
+            end_ns=rows.ts_ns[last],
+            track=self.threads.tracks_of(rows.tid[first]),
+            kind=EventKind.SPIN,
+            name=self._context.strings.intern("spin loop"),
+            count=last - first + 1,
+        )
 
     def allocator_calls(self) -> Events:
         """Return the allocator calls that were sent one by one."""

@@ -51,6 +51,7 @@ class EventKind(enum.IntEnum):
     GPU_SYNC = 20  # on a thread track; detail: correlation id; flags: the stream waited for, 0: all
     UPROBE = 21  # one call of a probed user function; name
     NOTE = 22  # an instant; name: text
+    SPIN = 23  # a thread waited on a CPU; count: samples that found it so
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import signal
 import stat
@@ -44,6 +45,19 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
 for _ in range({N_MALLOCS}): libc.free(libc.malloc(100))
+"""
+# Two loops of half a second or so: pause; dec %edi; jne; ret, and the same without the pause.
+LOOPS = """
+import ctypes, mmap, time
+def loop(code):
+    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page[64:64 + len(code)] = code
+    call = ctypes.CFUNCTYPE(None, ctypes.c_uint)(ctypes.addressof(ctypes.c_char.from_buffer(page, 64)))
+    begin_ns, n = time.thread_time_ns(), 1 << 16
+    while time.thread_time_ns() - begin_ns < 300_000_000: call(n)
+    return time.thread_time_ns() - begin_ns
+loop(bytes.fromhex("ffcf75fcc3"))
+open({path!r}, "w").write(str(loop(bytes.fromhex("f390ffcf75fac3"))))
 """
 
 
@@ -226,6 +240,24 @@ def test_without_block_io_start_requests_are_counted_once_however_often_issued(t
     events = fragment.events
     is_read = (events.kind == EventKind.BLOCK_IO) & (events.name == context.strings.intern("read"))
     assert int(events.size_bytes[is_read].sum()) == pytest.approx(8 << 20, rel=0.1)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="spin loops are recognised by an instruction of x86-64")
+def test_only_the_loop_with_a_pause_is_a_spin(tmp_path: Path) -> None:
+    capture = new_capture(tmp_path)
+    probe = EbpfProbe()
+    probe.start(capture, RecordOptions())
+    target = Target(LOOPS.format(path=str(tmp_path / "spun")))
+    probe.enroll(target.pid)
+
+    ended = target.run()
+    probe.stop()
+
+    assert ended.status == 0
+    fragment, _ = decode(capture)
+    spins = fragment.events.take(fragment.events.kind == EventKind.SPIN)
+    spun_ns = int((tmp_path / "spun").read_text())
+    assert int((spins.end_ns - spins.start_ns).sum()) == pytest.approx(spun_ns, rel=0.1)
 
 
 def test_malloc_full_counts_the_calls_of_the_allocator(tmp_path: Path) -> None:

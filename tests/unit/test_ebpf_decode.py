@@ -294,6 +294,20 @@ def test_compaction_by_an_outsider_has_a_system_track(tmp_path: Path) -> None:
     assert (events.detail[2], events.count[3], events.detail[3]) == (64, 5, 2)
 
 
+def test_samples_in_a_spin_loop_make_stretches(tmp_path: Path) -> None:
+    log = Log().enroll()
+    for ts_ns in (1_000, 2_010, 2_990, 5_000):
+        log.add(RingType.SPIN, ts_ns, TID, 1_000)
+    log.add(RingType.SPIN, 3_900, OTHER, 1_000)
+
+    fragment, context = log.decode(tmp_path)
+
+    events = fragment.events
+    found = zip((events.start_ns - T0).tolist(), (events.end_ns - T0).tolist(), events.count.tolist(), strict=True)
+    assert set(found) == {(0, 2_990, 3), (4_000, 5_000, 1), (2_900, 3_900, 1)}
+    assert {context.tracks[row].tid for row in events.track.tolist()} == {TID, OTHER}
+
+
 def test_losses_carry_their_cause(tmp_path: Path) -> None:
     fragment, _ = Log().add(RingType.LOST, 10, 0, LostCause.RING_FULL, 17).decode(tmp_path)
 

@@ -45,6 +45,7 @@ _SLICE_LANES = (
         (_K.COMPACTION, _K.RECLAIM),
     ),
     LaneSpec("system calls", "system calls over the threshold (eBPF)", "syscall", (_K.SYSCALL,), ("bytes", "file")),
+    LaneSpec("spin loops", "waited on a CPU for another thread (eBPF samples)", "scheduler", (_K.SPIN,)),
     LaneSpec("malloc", "slow allocator calls", "malloc", (_K.MALLOC,), ("bytes",)),
     LaneSpec(
         "short events, summed",

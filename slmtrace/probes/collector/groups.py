@@ -14,14 +14,16 @@ from typing import NamedTuple
 from .btf import Btf
 from .tracefs import field_offsets
 
-RAW, TRACEPOINT, SOFTWARE = "raw", "tracepoint", "software"
+RAW, TRACEPOINT, SOFTWARE, CLOCK = "raw", "tracepoint", "software", "clock"
 # enum perf_sw_ids in include/uapi/linux/perf_event.h
 PAGE_FAULTS, PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ = "2", "5", "6"
+# Short against the forward pass of a small model, and a thousandth of a CPU.
+SPIN_PERIOD_NS = 1_000_000
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 
 
 class Program(NamedTuple):
-    """One BPF function and where it is attached."""
+    """One BPF function and where it is attached; a clock's target is its period in ns."""
 
     function: str
     kind: str
@@ -41,7 +43,7 @@ class Group(NamedTuple):
 
 Has = Callable[..., bool]  # whether the kernel has all these raw tracepoints
 
-GROUP_NAMES = ("tree", "sched", "faults", "http", "syscalls", "files", "block", "memory", "malloc")
+GROUP_NAMES = ("tree", "sched", "faults", "http", "syscalls", "files", "block", "memory", "spin", "malloc")
 
 # Entry and exit of what interrupts a task, and whether this machine should have it.
 _INTERRUPTS = (
@@ -104,6 +106,7 @@ def plan_groups(
         _plan_events("files", _FILE_EVENTS, _REQUIRED_FILE_EVENTS, tracefs),
         _plan_block(btf, has),
         _plan_events("memory", _MEMORY_EVENTS, _without(_MEMORY_EVENTS, _OPTIONAL_MEMORY_EVENTS), tracefs),
+        _plan_spin(),
     ]
     if with_http:
         groups.append(_plan_http(has))
@@ -220,6 +223,13 @@ def _plan_raw(name: str, targets: dict[str, str], has: Has, macros: Mapping[str,
     if not has(*targets.values()):
         return Group(name, reason=f"this kernel has no tracepoints {' and '.join(targets.values())}")
     return Group(name, tuple(Program(function, RAW, target) for function, target in targets.items()), macros)
+
+
+def _plan_spin() -> Group:
+    if platform.machine() != "x86_64":
+        return Group("spin", reason="spin loops are recognised by an instruction of x86-64")
+    clock = Program("on_clock", CLOCK, str(SPIN_PERIOD_NS))
+    return Group("spin", (clock,), {"SPIN_PERIOD_NS": SPIN_PERIOD_NS})
 
 
 def _plan_http(has: Has) -> Group:

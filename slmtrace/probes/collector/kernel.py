@@ -26,7 +26,9 @@ _LICENCE = b"GPL"  # of the programs; some helper functions are for such only
 
 _UPROBES = Path("/sys/bus/event_source/devices/uprobe")
 _PERF_TYPE_SOFTWARE, _PERF_TYPE_TRACEPOINT = 1, 2
+_PERF_COUNT_SW_CPU_CLOCK = 0
 _PERF_FLAG_FD_CLOEXEC = 8
+_DISABLED, _EXCLUDE_KERNEL, _EXCLUDE_IDLE = 1 << 0, 1 << 5, 1 << 7  # struct perf_event_attr
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 _PERF_ATTRIBUTES = struct.Struct("<IIQQQQQIIQQ")
 
@@ -97,6 +99,12 @@ def attach_software_event(number: int, cpu: int, program: int) -> int:
     return _attach_event(_PERF_TYPE_SOFTWARE, number, program, cpu)
 
 
+def attach_clock(period_ns: int, cpu: int, program: int) -> int:
+    """Run a program every so often while a CPU runs user code."""
+    flags = _EXCLUDE_KERNEL | _EXCLUDE_IDLE
+    return _attach_event(_PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_CPU_CLOCK, program, cpu, period=period_ns, flags=flags)
+
+
 def attach_uprobe(path: str, offset: int, is_return: bool, program: int) -> int:
     """Run a program where an offset of a file is executed, or where the function there returns, in all processes."""
     kind = int((_UPROBES / "type").read_text())
@@ -153,10 +161,19 @@ def _bpf(command: int, attributes: bytes) -> int:
     return _call("bpf", command, ctypes.byref(given), len(attributes))
 
 
-def _attach_event(kind: int, config: int, program: int, cpu: int = 0, place: tuple[int, int] = (0, 0)) -> int:
-    """Open an event of any process, let a program run at each, and switch it on."""
+def _attach_event(
+    kind: int,
+    config: int,
+    program: int,
+    cpu: int = 0,
+    *,
+    place: tuple[int, int] = (0, 0),
+    period: int = 1,
+    flags: int = 0,
+) -> int:
+    """Open an event of any process, let a program run at each, or once a period, and switch it on."""
     size_bytes = _PERF_ATTRIBUTES.size
-    attributes = _PERF_ATTRIBUTES.pack(kind, size_bytes, config, 1, 0, 0, 0, 1, 0, *place)
+    attributes = _PERF_ATTRIBUTES.pack(kind, size_bytes, config, period, 0, 0, _DISABLED | flags, 1, 0, *place)
     given = ctypes.create_string_buffer(attributes, size_bytes)
     event = _call("perf_event_open", ctypes.byref(given), -1, cpu, -1, ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC))
     try:

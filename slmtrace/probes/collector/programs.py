@@ -14,7 +14,7 @@ from typing import NamedTuple
 from . import kept, kernel
 from .bytecode import Bytecode, with_maps
 from .compiler import bcc_version, compile_apart
-from .groups import GROUP_NAMES, RAW, TRACEPOINT, Group, Program
+from .groups import CLOCK, GROUP_NAMES, RAW, TRACEPOINT, Group, Program
 from .maps import Map, cpus
 from .tracefs import find_tracefs, tracepoint_number
 
@@ -85,8 +85,9 @@ class Programs:
                 self._attached.append(kernel.attach_tracepoint(tracepoint_number(find_tracefs(), target), loaded))
             else:
                 loaded = self._load(function, kernel.PERF_EVENT)
+                attach = kernel.attach_clock if program.kind == CLOCK else kernel.attach_software_event
                 for cpu in cpus("online"):
-                    self._attached.append(kernel.attach_software_event(int(target), cpu, loaded))
+                    self._attached.append(attach(int(target), cpu, loaded))
         except OSError as error:
             return f"{function} on {target}: {explain_errno(error.errno or 0, str(error))}"
         return ""
