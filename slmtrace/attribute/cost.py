@@ -1,8 +1,9 @@
 """What recording itself cost each window: an estimate from the recorders' own measurements.
 
 A range costs what one record was measured to cost before the run. A kernel event costs the runs of the BPF programs
-that handled it, each at what the kernel timed for it (BPF_ENABLE_STATS) in the target's first second. A GPU kernel
-costs what its launch was measured to take longer on an H100, for CUPTI tells nothing of it.
+that handled it, each at what the kernel timed for it (BPF_ENABLE_STATS) in the target's first second. A sample for spin
+loops is an interrupt besides. A GPU kernel costs what its launch was measured to take longer on an H100, for CUPTI
+tells nothing of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..capture.layout import FoldClass
+from ..capture.layout import SPIN_PERIOD_NS, FoldClass
 from ..model.events import EventKind, Events
 from ..model.trace import Trace, Window
 
@@ -23,6 +24,9 @@ _FAULT_FOLDS = (FoldClass.ANON_FAULT, FoldClass.FILE_FAULT)
 
 # tools/gpu/overhead.py, launch-bound: 7.7 to 18.5 ms longer with 4,833 kernels, which is 1.6 to 3.8 us each.
 _KERNEL_NS = 2_000
+
+# tools/bench/interrupts.py, on a virtual machine.
+_INTERRUPT_NS = 5_000
 
 # Which BPF programs run for one event of a kind.
 _FAULT_PROGRAMS = ("on_fault_user", "on_fault_minor")
@@ -67,7 +71,9 @@ def _bpf_ns(trace: Trace, window: Window, ns_per_run: Mapping[str, Any]) -> floa
         (("on_switch",), _n_inside(sched.run_start_ns, window)),
         (("on_waking",), _n_inside(sched.wake_ns, window)),
     ]
-    return sum(n * sum(_value(ns_per_run, name) for name in names) for names, n in counts)
+    n_samples = window.total_ns // SPIN_PERIOD_NS if "on_clock" in ns_per_run else 0
+    counts.append((("on_clock",), n_samples))
+    return n_samples * _INTERRUPT_NS + sum(n * sum(_value(ns_per_run, name) for name in names) for names, n in counts)
 
 
 def _n_inside(ts_ns: Any, window: Window) -> int:

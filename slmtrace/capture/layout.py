@@ -174,6 +174,9 @@ class RingType(enum.IntEnum):
     SPIN = 25  # a sample that found the thread in a spin loop; a: period of the samples in ns
 
 
+# How often a CPU is looked at for spin loops. In a virtual machine, such an interrupt takes several microseconds.
+SPIN_PERIOD_NS = 2_000_000
+
 SWITCH_IOWAIT = 1 << 16
 SWITCH_PREEMPTED = 1 << 17
 SWITCH_REBUILT = 1 << 18  # the kernel did not report it: `next` arrived unseen, and later left

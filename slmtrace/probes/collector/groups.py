@@ -11,14 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ...capture.layout import SPIN_PERIOD_NS
 from .btf import Btf
 from .tracefs import field_offsets
 
 RAW, TRACEPOINT, SOFTWARE, CLOCK = "raw", "tracepoint", "software", "clock"
 # enum perf_sw_ids in include/uapi/linux/perf_event.h
 PAGE_FAULTS, PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ = "2", "5", "6"
-# Short against the forward pass of a small model, and a thousandth of a CPU.
-SPIN_PERIOD_NS = 1_000_000
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 
 
