@@ -1,15 +1,17 @@
 """What recording costs on a GPU: steady TTFT under several recorders, in interleaved rounds.
 
-Usage: overhead.py MODEL [--seconds N] [--requests N] [--variants LIST] [--json FILE]
+Usage: overhead.py MODEL [--seconds N] [--requests N] [--variants LIST] [--cpus LIST] [--json FILE]
 Each round runs the same program once a variant, each in a process of its own, in an order that turns with the rounds;
 rounds go on while they fit into the seconds. Printed, for each variant: the median of its TTFTs (the first third of
 each process's requests is left out), the median over the rounds of its ratio to `bare`, and the ratios themselves.
+All processes are kept on the same two CPUs: without that, equal ones differ by a factor of two.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import statistics
@@ -42,21 +44,35 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--requests", type=int, default=45)
     parser.add_argument("--variants", default="bare,calls,light,deep,profiler")
+    parser.add_argument("--cpus", type=cpu_list, default=default_cpus(), help="default: the last two allowed")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     variants = args.variants.split(",")
     unknown = sorted(set(variants) - set(RECORDERS))
     if unknown or "bare" not in variants:
         parser.error(f"variants are {', '.join(RECORDERS)}; bare is always needed")
+    if not set(args.cpus) <= os.sched_getaffinity(0):
+        parser.error(f"this process may not run on all of the CPUs {args.cpus}")
+    os.sched_setaffinity(0, args.cpus)
 
     rounds = measure(args.model, variants, args.requests, time.monotonic() + args.seconds)
     rows = [summarise(variant, rounds) for variant in variants]
-    print(f"{len(rounds)} rounds, {args.requests} requests each")
+    cpus = ",".join(map(str, args.cpus))
+    print(f"{len(rounds)} rounds, {args.requests} requests each, on the CPUs {cpus}")
     for row in rows:
         ratios = " ".join(f"{ratio:.3f}" for ratio in row["ratios"])
         print(f"{row['variant']:14} ttft {row['ttft_ms']:8.3f} ms   ratio {row['ratio']:.4f}   ({ratios})")
     if args.json:
-        args.json.write_text(json.dumps({"rounds": rounds, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"cpus": args.cpus, "rounds": rounds, "rows": rows}, indent=1) + "\n")
+
+
+def default_cpus() -> list[int]:
+    """Return the last two CPUs that this process may use: the first ones serve most interrupts."""
+    return sorted(os.sched_getaffinity(0))[-2:]
+
+
+def cpu_list(text: str) -> list[int]:
+    return sorted({int(number) for number in text.split(",")})
 
 
 def measure(model: str, variants: list[str], n_requests: int, until_s: float) -> list[dict[str, list[float]]]:
