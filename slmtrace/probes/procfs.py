@@ -9,6 +9,10 @@ from pathlib import Path
 PROC = Path("/proc")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# What version 1 of cgroups calls a controller, and what version 2 does.
+_CONTROLLERS = {"cpu": "cpu", "memory": "memory", "io": "io", "blkio": "io"}
+# What version 1 has in files of their own, a line a device, is a setting of io.max in version 2.
+_IO_LIMIT_FILES = {"rbps": "blkio.throttle.read_bps_device", "riops": "blkio.throttle.read_iops_device"}
 
 
 def read_text(path: Path) -> str | None:
@@ -61,7 +65,7 @@ def read_pressure(directory: Path = PROC / "pressure") -> dict[str, int]:
 
 
 def find_cgroup_dirs(pid: int | str = "self") -> dict[str, Path]:
-    """Return the cgroup directory of a process by controller: 'cpu' and 'memory', of version 2 or 1.
+    """Return the cgroup directory of a process by controller: 'cpu', 'memory' and 'io', of version 2 or 1.
 
     In a container whose own cgroup is mounted at the root, the path of /proc/PID/cgroup does not exist there: the
     root is then the nearest that is visible.
@@ -69,14 +73,14 @@ def find_cgroup_dirs(pid: int | str = "self") -> dict[str, Path]:
     found: dict[str, Path] = {}
     for line in (read_text(PROC / str(pid) / "cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
-        for controller in ("cpu", "memory") if not controllers else controllers.split(","):
-            if controller not in ("cpu", "memory"):
+        for controller in controllers.split(",") if controllers else ("cpu", "memory", "io"):
+            if controller not in _CONTROLLERS:
                 continue
             mount = CGROUP_ROOT / controller if controllers else CGROUP_ROOT
             candidates = (mount / path.lstrip("/"), mount)
             exists = next((one for one in candidates if any(one.glob(f"{controller}.*"))), None)
             if exists is not None:
-                found.setdefault(controller, exists)
+                found.setdefault(_CONTROLLERS[controller], exists)
     return found
 
 
@@ -106,6 +110,23 @@ def read_memory_events(directory: Path | None) -> dict[str, int]:
         return {}
     failures = read_int(directory / "memory.failcnt")
     return read_table(directory / "memory.events") or ({} if failures is None else {"failcnt": failures})
+
+
+def read_io_limits(directory: Path | None, device: str) -> dict[str, int]:
+    """Return the least limits that a cgroup and those above it set on a block device ('254:0'), by name as in io.max.
+
+    'rbps' is of bytes read a second, 'riops' of requests; what is not limited is absent.
+    """
+    limits: dict[str, int] = {}
+    for path in with_parents(directory):
+        lines = (read_text(path / "io.max") or "").splitlines()
+        for name, file in _IO_LIMIT_FILES.items():
+            lines += (read_text(path / file) or "").replace(" ", f" {name}=").splitlines()
+        for settings in (line.split() for line in lines if line.startswith(f"{device} ")):
+            for name, _, value in (setting.partition("=") for setting in settings[1:]):
+                if value.isdigit():  # and not 'max'
+                    limits[name] = min(limits.get(name, int(value)), int(value))
+    return limits
 
 
 def find_tree(root_pid: int) -> list[int]:

@@ -54,7 +54,7 @@ def read_state(weight_files: Sequence[Path | str], pid: int | None = None) -> di
     process: int | str = "self" if pid is None else pid
     return {
         "page_cache": read_page_cache(files),
-        "storage": read_storage(path for path in files if path.exists()),
+        "storage": read_storage((path for path in files if path.exists()), process),
         **read_memory(),
         "numa": read_numa(process),
         "cgroup": read_cgroup(process),

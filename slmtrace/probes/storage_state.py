@@ -22,29 +22,32 @@ class _Mount(NamedTuple):
     source: str
 
 
-def read_storage(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """Describe each file system that holds some of the files, with its device; no paths, hosts or serial numbers."""
-    mounts = _read_mounts()
+def read_storage(files: Iterable[Path], pid: int | str) -> list[dict[str, Any]]:
+    """Describe each file system that holds some of the files, and its device with the limits on reads by a process.
+
+    No paths, hosts or serial numbers are in it.
+    """
+    mounts, cgroup = _read_mounts(), procfs.find_cgroup_dirs(pid).get("io")
     described: dict[Path, dict[str, Any]] = {}
     for path in files:
         mount = _find_mount(path.resolve(), mounts)
         if mount is not None:
-            entry = described.setdefault(mount.point, {"n_files": 0, **_describe(mount)})
+            entry = described.setdefault(mount.point, {"n_files": 0, **_describe(mount, cgroup)})
             entry["n_files"] += 1
     return list(described.values())
 
 
-def _describe(mount: _Mount) -> dict[str, Any]:
+def _describe(mount: _Mount, cgroup: Path | None) -> dict[str, Any]:
     is_fuse = mount.type.startswith("fuse")
     return {
         "filesystem": mount.type,
         "is_network": mount.type in _NETWORK_TYPES or is_fuse,
         "is_memory": mount.type in _MEMORY_TYPES,
-        "device": _describe_device(mount),
+        "device": _describe_device(mount, cgroup),
     }
 
 
-def _describe_device(mount: _Mount) -> dict[str, Any] | None:
+def _describe_device(mount: _Mount, cgroup: Path | None) -> dict[str, Any] | None:
     directory = Path("/sys/dev/block") / mount.device
     # btrfs and overlayfs give files a device number of their own; the mount's source is then the device, if any is.
     if not directory.exists() and mount.source.startswith("/dev/"):
@@ -54,6 +57,8 @@ def _describe_device(mount: _Mount) -> dict[str, Any] | None:
     directory = directory.resolve()
     disk = directory.parent if (directory / "partition").exists() else directory
     queue = disk / "queue"
+    # Limits are set on whole disks.
+    limits = procfs.read_io_limits(cgroup, procfs.read_text(disk / "dev") or "")
     return {
         "name": directory.name,
         "model": procfs.read_text(disk / "device" / "model"),
@@ -62,6 +67,8 @@ def _describe_device(mount: _Mount) -> dict[str, Any] | None:
         "read_ahead_kb": procfs.read_int(queue / "read_ahead_kb"),
         "nr_requests": procfs.read_int(queue / "nr_requests"),
         "max_sectors_kb": procfs.read_int(queue / "max_sectors_kb"),
+        "read_limit_bytes_per_second": limits.get("rbps"),
+        "read_limit_requests_per_second": limits.get("riops"),
         "lies_on": sorted(slave.name for slave in (disk / "slaves").glob("*")),
     }
 

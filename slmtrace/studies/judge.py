@@ -21,6 +21,10 @@ _GRAVITY = {FAIL: 0, WARN: 1, PASS: 2}
 BASELINE_WARN, BASELINE_FAIL = 1.25, 1.6
 _LOWER_IS_BETTER = (*("cold_load_real_s", "warm_load_real_s", "ttft_first_s", "ttft_steady_s", "gen_latency_s"),)
 _HIGHER_IS_BETTER = ("tokens_per_second",)
+# What the device of the weights must deliver; one hard disk reads 100 to 250 MB/s.
+_DISK_WARN, _DISK_FAIL = 200e6, 100e6
+# A rate this close to a limit is the limit's, and not the device's.
+_NEAR_LIMIT = 0.8
 _SECOND_NS = 1_000_000_000
 
 
@@ -53,6 +57,7 @@ def judge(facts: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -
         *_judge_shares(facts["windows"]),
         *_judge_measures(facts),
         *_judge_state(facts["state"], int(facts["model_bytes"])),
+        *_judge_read_limit(facts["state"].get("storage"), facts["floors"].get("disk_bytes_per_second", 0.0)),
         *_judge_evidence(facts["missing_sources"]),
         *(_judge_against(facts, baseline) if baseline is not None else ()),
     ]
@@ -66,7 +71,7 @@ def overall(checks: list[Check]) -> str:
 
 def _judge_floors(floors: Mapping[str, float]) -> Iterator[Check]:
     limits = {  # warn below, fail below, what it is
-        "disk_bytes_per_second": (200e6, 50e6, "storage", "the model's device delivers"),
+        "disk_bytes_per_second": (_DISK_WARN, _DISK_FAIL, "storage", "the model's device delivers"),
         "memory_bytes_per_second": (1e9, 0.3e9, "allocator", "one thread copies memory at"),
         "h2d_bytes_per_second": (6e9, 2e9, "dma", "pinned memory reaches the GPU at"),
     }
@@ -135,10 +140,12 @@ def _judge_measures(facts: Mapping[str, Any]) -> Iterator[Check]:
 
 def _judge_state(state: Mapping[str, Any], model_bytes: int) -> Iterator[Check]:
     memory, thp, cgroup, cpu = (as_mapping(state.get(key)) for key in ("memory", "thp", "cgroup", "cpu"))
-    available = memory.get("available_bytes")
-    if isinstance(available, int):
+    known = (memory.get("available_bytes"), cgroup.get("memory_max_bytes"), cgroup.get("memory_high_bytes"))
+    available = min((one for one in known if isinstance(one, int)), default=None)
+    if available is not None:
         status = FAIL if available < model_bytes else WARN if available < 2 * model_bytes else PASS
-        reason = f"{format_bytes(available)} available for weights of {format_bytes(model_bytes)}"
+        of = "available" if available == known[0] else "allowed by a cgroup"
+        reason = f"{format_bytes(available)} {of}, for weights of {format_bytes(model_bytes)}"
         yield Check("memory available", status, reason, "allocator")
     rules: tuple[tuple[str, bool, str, str], ...] = (
         (
@@ -157,6 +164,30 @@ def _judge_state(state: Mapping[str, Any], model_bytes: int) -> Iterator[Check]:
     )
     for name, is_bad, reason, phase in rules:
         yield Check(name, WARN if is_bad else PASS, reason, phase)
+
+
+def _judge_read_limit(storage: object, measured: float) -> Iterator[Check]:
+    """Judge what cgroups allow to be read from the weights' devices, however fast these are."""
+    devices = [as_mapping(as_mapping(one).get("device")) for one in storage] if isinstance(storage, list) else []
+    limits = [limit for device in devices for limit in _read_limits(device)]
+    if not limits:
+        yield Check("cgroup reads", PASS, "no limit on reads from the model's device", "storage")
+        return
+    limit = min(limits)
+    is_met = measured > _NEAR_LIMIT * limit
+    status = FAIL if limit < _DISK_FAIL else WARN if limit < _DISK_WARN or is_met else PASS
+    shown = format_rate(int(limit), _SECOND_NS)
+    met = ", and that is all that was measured" if is_met else ""
+    yield Check("cgroup reads", status, f"a cgroup limits reads from the model's device to {shown}{met}", "storage")
+
+
+def _read_limits(device: Mapping[str, Any]) -> Iterator[float]:
+    """Yield the limits on a device in bytes a second; of one on requests what the largest requests make of it."""
+    rate, requests = device.get("read_limit_bytes_per_second"), device.get("read_limit_requests_per_second")
+    if rate is not None:
+        yield rate
+    if requests is not None:
+        yield requests * 1024 * (device.get("max_sectors_kb") or 512)
 
 
 def _judge_evidence(missing: list[str]) -> Iterator[Check]:

@@ -91,6 +91,15 @@ def test_two_slow_later_requests_widen_the_spread_and_one_or_the_first_does_not(
     assert spread(10, 10, 90, 10, 10, 80, 10, 10) == 8
 
 
+def limited(bytes_per_second: int | None, requests_per_second: int | None = None) -> list[dict[str, Any]]:
+    """Return the state of storage with limits on reads."""
+    limits = {
+        "read_limit_bytes_per_second": bytes_per_second,
+        "read_limit_requests_per_second": requests_per_second,
+    }
+    return [{"filesystem": "ext4", "device": {"name": "sda", "max_sectors_kb": 512, **limits}}, {"device": None}]
+
+
 def change(facts: dict[str, Any], path: str, value: Any) -> None:
     *way, last = path.split("/")
     for step in way:
@@ -106,6 +115,8 @@ def test_a_healthy_node_passes_every_check() -> None:
     ("path", "value", "name"),
     [
         ("floors/disk_bytes_per_second", 20e6, "floor disk"),
+        ("state/storage", limited(60_000_000), "cgroup reads"),
+        ("state/storage", limited(None, 100), "cgroup reads"),
         ("floors/memory_bytes_per_second", 0.1e9, "floor memory"),
         ("windows/cold load/phases/storage", 20_000_000_000, "cold load storage"),
         ("windows/warm load/causes/scheduler.run_queue", 1_500_000_000, "CPU contention, warm load"),
@@ -115,6 +126,7 @@ def test_a_healthy_node_passes_every_check() -> None:
         ("measures/rss_drift_bytes_per_request", float(20 << 20), "RSS drift"),
         ("measures/ttft_spread", 9.0, "steadiness"),
         ("state/memory/available_bytes", 1 << 20, "memory available"),
+        ("state/cgroup/memory_high_bytes", 1 << 20, "memory available"),
     ],
 )
 def test_each_fault_fails_its_own_check_alone(path: str, value: float, name: str) -> None:
@@ -132,6 +144,8 @@ def test_each_fault_fails_its_own_check_alone(path: str, value: float, name: str
         ("state/thp", {"enabled": "always", "defrag": "always"}, "huge pages"),
         ("state/cpu/governor", "powersave", "CPU governor"),
         ("state/cgroup/cpu_limit_cpus", 0.5, "cgroup CPUs"),
+        ("state/storage", limited(150_000_000), "cgroup reads"),
+        ("state/storage", limited(2_100_000_000), "cgroup reads"),  # all that was measured
         ("missing_sources", ["ebpf"], "evidence"),
     ],
 )
@@ -168,6 +182,13 @@ def test_unsteady_first_tokens_name_what_made_the_slow_ones_slow() -> None:
     (failed,) = [one for one in judge(facts) if one.status == "fail"]
 
     assert (failed.name, failed.phase, failed.cause) == ("steadiness", "scheduler", "run_queue")
+
+
+def test_a_limit_on_reads_far_above_what_the_device_gives_passes() -> None:
+    facts = healthy_facts()
+    change(facts, "state/storage", limited(8_000_000_000))
+
+    assert overall(judge(facts)) == "pass"
 
 
 def test_a_node_equal_to_its_baseline_passes() -> None:

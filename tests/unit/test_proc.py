@@ -154,6 +154,7 @@ def test_a_choice_is_the_word_in_brackets(tmp_path: Path) -> None:
             ["cpu/cpu.shares", "memory/y/memory.stat"],
             {"cpu": "cpu", "memory": "memory/y"},
         ),
+        ("7:blkio:/z", ["blkio/z/blkio.throttle.read_bps_device"], {"io": "blkio/z"}),
         ("", [], {}),
     ],
 )
@@ -195,6 +196,25 @@ def test_a_cgroup_that_counts_no_throttling_says_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr(procfs, "CGROUP_ROOT", tmp_path)
 
     assert procfs.read_cpu_stat(tmp_path) == {}
+
+
+def test_the_least_limit_on_reads_of_a_device_holds_in_both_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, files in {
+        "v2": {"io.max": "254:0 rbps=70000000 wbps=max riops=max wiops=max\n25:0 rbps=1 riops=1\n"},
+        "v1": {"blkio.throttle.read_bps_device": "254:0 80000000\n", "blkio.throttle.read_iops_device": "254:0 900\n"},
+    }.items():
+        (tmp_path / version / "inner").mkdir(parents=True)
+        for name, text in files.items():
+            (tmp_path / version / name).write_text(text)
+    (tmp_path / "v2" / "inner" / "io.max").write_text("254:0 rbps=max wbps=5 riops=400 wiops=max\n")
+    monkeypatch.setattr(procfs, "CGROUP_ROOT", tmp_path)
+
+    assert procfs.read_io_limits(tmp_path / "v1" / "inner", "254:0") == {"rbps": 80_000_000, "riops": 900}
+    assert procfs.read_io_limits(tmp_path / "v2" / "inner", "254:0") == {"rbps": 70_000_000, "wbps": 5, "riops": 400}
+    assert procfs.read_io_limits(tmp_path / "v2" / "inner", "8:0") == {}
+    assert procfs.read_io_limits(None, "254:0") == {}
 
 
 def test_limits_of_memory_that_were_met_are_counted_in_both_versions(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_network_file_system_is_named_without_its_server(monkeypatch: pytest.M
     mounts = [_Mount("0:40", Path("/"), "nfs4", "10.1.2.3:/models")]
     monkeypatch.setattr(storage_state, "_read_mounts", lambda: mounts)
 
-    storage = read_storage([Path("/models/a"), Path("/models/b")])
+    storage = read_storage([Path("/models/a"), Path("/models/b")], "self")
 
     assert storage == [
         {"n_files": 2, "filesystem": "nfs4", "is_network": True, "is_memory": False, "device": None},
