@@ -14,6 +14,7 @@ from ..probes.registry import parse_names
 from ..recording.ownership import give_to_caller, topmost_missing
 from ..recording.progress import Progress
 from .paths import require_directory
+from .show import say
 
 
 @click.command("certify", short_help="Say whether this node is fit for a big model.")
@@ -48,7 +49,7 @@ def command(is_json: bool, output: Path | None, baseline: Path | None, **argumen
     request = RunRequest(engine=arguments["engine"], model_name=arguments["model_name"])
     progress = Progress()
     try:
-        made = certificate.certify(request, probes, progress, before)
+        made = certificate.certify(request, probes, progress, before, say)
     finally:
         progress.clear()
     if output is not None:

@@ -16,6 +16,7 @@ from ..model.report import Report
 from ..probes.base import RecordOptions
 from ..recording.progress import Progress
 from .paths import require_directory, require_parent
+from .show import say
 
 # Of so few, one or two that something disturbed hide no change from the ranks.
 _BASELINE_RUNS = 16
@@ -131,6 +132,7 @@ def command(baselines: tuple[Path, ...], write_baseline: Path | None, **argument
         max_regression=arguments["max_regression"],
         max_repeats=arguments["max_repeats"],
         record_baseline=_recorder(against, progress, arguments, "baseline") if against else None,
+        say=say,
     )
     click.echo(check_output.render_check_text(result), nl=False)
     if arguments["junit"] is not None:
@@ -175,6 +177,7 @@ def _recorder(request: RunRequest, progress: Progress, arguments: dict[str, Any]
     def record() -> Report:
         number = next(numbers)
         if number == 0:
+            say("first a run to warm up, which does not count")
             run_once(request, probes, progress)
         save = keep / f"{name}-{number:03d}.json" if keep is not None else None
         return run_once(request, probes, progress, save).report
@@ -186,7 +189,8 @@ def _write_baseline(directory: Path, request: RunRequest, progress: Progress, ar
     if directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty", hint="name another directory, or remove this one")
     record = _recorder(request, progress, {**arguments, "keep": directory}, "run")
-    for _ in range(_BASELINE_RUNS):
+    for number in range(_BASELINE_RUNS):
+        say(f"run {number + 1} of {_BASELINE_RUNS}")
         record()
     click.echo(f"{_BASELINE_RUNS} runs in {directory}; slmtrace check --baseline {directory} compares with them")
     return 0

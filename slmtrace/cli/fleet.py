@@ -8,6 +8,7 @@ import click
 
 from ..errors import CheckFailed
 from .paths import require_parent
+from .show import say
 
 _output = click.option(
     "-o",
@@ -60,7 +61,7 @@ def run(address: str | None, limit_s: float, retries: int, model_name: str, priv
     from ..studies.fleet_ray import CERTIFY, run_fleet  # noqa: PLC0415
 
     arguments = [*CERTIFY, "--model", model_name, *([] if privileged else ["--probes", "ranges,proc"])]
-    rows = run_fleet(address, arguments, limit_s=limit_s, retries=retries, say=lambda line: click.echo(line, err=True))
+    rows = run_fleet(address, arguments, limit_s=limit_s, retries=retries, say=say)
     write_parquet(rows, output)
     return _compare((output,), None)
 

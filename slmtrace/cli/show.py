@@ -1,4 +1,4 @@
-"""Print a report: the place where width and colour are decided."""
+"""Print a report, or what goes on: the place where width and colour are decided."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 
 from ..errors import UsageError
 from ..model.report import Report
+from .failure import harmless
 
 FORMATS = ("text", "markdown", "json", "html")
 REPORT_FORMATS = (*FORMATS, "prometheus", "otlp", "parquet")
@@ -25,6 +26,11 @@ _RENDERERS = {
     "otlp": ("otlp", "render_otlp"),
 }
 MIN_WIDTH, MAX_WIDTH = 60, 120
+
+
+def say(text: str) -> None:
+    """Print on stderr what a study does next."""
+    click.echo(f"slmtrace: {harmless(text)}", err=True)
 
 
 def show_report(report: Report, form: str = "text", *, to_stderr: bool = False) -> None:

@@ -15,6 +15,7 @@ from ..recording.progress import Progress
 from ..studies.plan import KINDS, plan_sweep
 from .paths import require_directory
 from .recording import default_output
+from .show import say
 
 
 @click.command("sweep", short_help="Draw a curve, with the phases that bend it.")
@@ -75,7 +76,7 @@ def command(kind: str, output: Path | None, **arguments: Any) -> int:
             lambda point: repeat.run_once(point.request, probes, progress),
             repeats=arguments["repeats"],
             seed=arguments["seed"],
-            say=lambda line: click.echo(f"slmtrace: {line}", err=True),
+            say=say,
         )
     finally:
         progress.clear()

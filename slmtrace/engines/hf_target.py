@@ -44,6 +44,7 @@ def load(model_path: str) -> Any:
 def main(model_path: str, prompts_path: str, n_new_tokens: str, results_path: str) -> None:
     """Load the model, answer every prompt, one after the other, and write down how each went."""
     logging.disable_progress_bar()
+    is_quiet = bool(os.environ.get("SLMTRACE_QUIET"))  # instrument/environment.py
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model = load(model_path)
     results = []
@@ -57,12 +58,13 @@ def main(model_path: str, prompts_path: str, n_new_tokens: str, results_path: st
         n_new = output.shape[1] - n_prompt_tokens
         took = {"start_s": start_s, "latency_s": latency_s}
         results.append({**took, "n_new_tokens": n_new, "rss_bytes": _rss_bytes()})
-        print(
-            f"request {number}: {n_prompt_tokens} prompt tokens, first text after "
-            f"{(sink.first_text_s - start_s) * 1e3:.1f} ms, {n_new} new tokens",
-            file=sys.stderr,
-            flush=True,
-        )
+        if not is_quiet:
+            print(
+                f"request {number}: {n_prompt_tokens} prompt tokens, first text after "
+                f"{(sink.first_text_s - start_s) * 1e3:.1f} ms, {n_new} new tokens",
+                file=sys.stderr,
+                flush=True,
+            )
     Path(results_path).write_text("".join(f"{json.dumps(line)}\n" for line in results), encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..instrument.environment import QUIET
 from .client import Answer, Server, ask_all, is_healthy
 
 _POLL_S = 0.1
@@ -42,7 +43,8 @@ def main(plan_path: str) -> int:
         answers = ask_all(where, plan["prompts"], int(plan["concurrency"]))
         _write_results(Path(plan["results"]), answers, int(plan["n_new_tokens"]))
         for answer in answers:
-            print(_describe(answer), file=sys.stderr, flush=True)
+            if answer.error or not os.environ.get(QUIET):
+                print(_describe(answer), file=sys.stderr, flush=True)
         if server.poll() is not None:
             _complain(server, log_path, "while it was answering")
         return 1 if any(answer.error for answer in answers) else 0

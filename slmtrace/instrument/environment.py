@@ -11,6 +11,9 @@ NVTX = "SLMTRACE_NVTX"
 # Anything but empty: failures inside the instrument are printed on stderr instead of only being counted.
 DEBUG = "SLMTRACE_DEBUG"
 
+# Anything but empty: the programs of the built-in runs do not print a line for each request.
+QUIET = "SLMTRACE_QUIET"
+
 # The tier of CUDA recording: "calls", "light" or "deep". Without it the recorder that the CUDA driver loads does
 # nothing.
 CUDA = "SLMTRACE_CUDA"

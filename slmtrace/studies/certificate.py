@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import resources
@@ -50,7 +50,11 @@ class Certificate:
 
 
 def certify(
-    request: RunRequest, probes: ProbeChoices, progress: Progress, baseline: Certificate | None = None
+    request: RunRequest,
+    probes: ProbeChoices,
+    progress: Progress,
+    baseline: Certificate | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Certificate:
     """Measure the floors anew, load cold, load warm, answer a few requests each time, and judge.
 
@@ -59,10 +63,13 @@ def certify(
     """
     start = time.monotonic()
     model = find_model(request.model_name, progress.say)
+    say("step 1 of 3: what the disk, the memory and the CPUs can do")
     forget_floors(model)
     floors = find_floors(model, progress.say)
     request = replace(request, n_requests=N_REQUESTS, n_new_tokens=N_NEW_TOKENS)
+    say("step 2 of 3: a load with nothing of the model in memory")
     cold = run_once(replace(request, cache="cold", n_requests=2), probes, progress)
+    say(f"step 3 of 3: a load from memory, and {N_REQUESTS} requests")
     warm = run_once(replace(request, cache="warm"), probes, progress)
     facts = describe(model, floors, cold, warm)
     checks = judge(facts, baseline.data if baseline else None)

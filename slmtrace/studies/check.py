@@ -55,6 +55,7 @@ def check(
     max_repeats: int,
     record_baseline: Record | None = None,
     seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
 ) -> CheckResult:
     """Record until every window is decided, one is a regression, or `max_repeats` are in.
 
@@ -67,9 +68,10 @@ def check(
     order = random.Random(seed)
     gate = _Gate(max_regression, max_repeats)
     while len(now) < max_repeats:
-        turns = [(record, now), *([(record_baseline, before)] if record_baseline else [])]
+        turns = [("run", record, now), *([("baseline run", record_baseline, before)] if record_baseline else [])]
         order.shuffle(turns)
-        for take, reports in turns:
+        for name, take, reports in turns:
+            say(f"{name} {len(reports) + 1} of at most {max_repeats}")
             reports.append(take())
         is_due = len(now) >= MIN_REPEATS and (len(now) - MIN_REPEATS) % LOOK_EVERY == 0
         if (is_due or len(now) == max_repeats) and gate.is_decided(before, now):

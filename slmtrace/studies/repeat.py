@@ -10,6 +10,7 @@ from pathlib import Path
 from ..analysis import analyze
 from ..builtin import Answered, ProbeChoices, RunRequest, record_run
 from ..errors import LaunchError, SlmtraceError
+from ..instrument.environment import QUIET
 from ..model.report import Report, WindowReport
 from ..output.json_ import render_json
 from ..output.summary import shown_windows
@@ -33,6 +34,7 @@ def run_once(request: RunRequest, probes: ProbeChoices, progress: Progress, save
         LaunchError: it was interrupted.
         SlmtraceError: the run failed, or could not be.
     """
+    request = replace(request, environ={**request.environ, QUIET: "1"})
     with tempfile.TemporaryDirectory(prefix="slmtrace-") as scratch:
         outcome, answers = record_run(request, probes, Path(scratch) / "capture", progress)
         if outcome.status != "complete":

@@ -48,7 +48,7 @@ def run_sweep(
         if any(point.thp for point, _ in turns):
             stack.enter_context(borrowed(THP_ENABLED))
         for number, (point, repeat) in enumerate(turns):
-            say(f"{len(done) + number + 1} of {len(done) + len(turns)}: {point.name}")
+            say(f"run {len(done) + number + 1} of {len(done) + len(turns)}: {point.name}")
             if point.thp:
                 write_setting(THP_ENABLED, point.thp)
             row = make_row(point, repeat, run(point))

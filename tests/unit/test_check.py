@@ -93,6 +93,15 @@ def test_a_baseline_recorded_now_grows_with_the_runs() -> None:
     assert result.is_regression
 
 
+def test_each_run_is_announced_with_its_number_and_the_most_there_will_be() -> None:
+    lines: list[str] = []
+
+    result = check([], recorder(), max_regression=0.05, max_repeats=24, record_baseline=recorder(), say=lines.append)
+
+    announced = [f"{name} {n + 1} of at most 24" for n in range(result.n_repeats) for name in ("baseline run", "run")]
+    assert sorted(lines) == sorted(announced)
+
+
 def test_a_baseline_is_a_directory_of_breakdowns_or_the_files_themselves(tmp_path: Path) -> None:
     for n in range(4):
         (tmp_path / f"{n}.json").write_text(render_json(make_run(n)))
