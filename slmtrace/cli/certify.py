@@ -7,26 +7,27 @@ from typing import Any
 
 import click
 
-from ..builtin import ProbeChoices, RunRequest, default_probes
+from ..builtin import RunRequest
 from ..errors import CheckFailed
 from ..probes.base import RecordOptions
-from ..probes.registry import parse_names
 from ..recording.ownership import give_to_caller, topmost_missing
 from ..recording.progress import Progress
+from . import options
 from .paths import require_directory
+from .recording import choose_probes
 from .show import say
 
 
 @click.command("certify", short_help="Say whether this node is fit for a big model.")
 @click.option("--engine", type=click.Choice(["hf"]), default="hf", show_default=True)
-@click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
+@options.model
 @click.option(
     "--baseline",
     metavar="FILE",
     type=click.Path(exists=True, path_type=Path),
     help="Compare with this certificate of a good node.",
 )
-@click.option("--probes", metavar="LIST", help="Record with these probes only, such as ranges,proc.")
+@options.probes
 @click.option(
     "-o",
     "--output",
@@ -44,8 +45,7 @@ def command(is_json: bool, output: Path | None, baseline: Path | None, **argumen
     from ..studies import certificate, certificate_output  # noqa: PLC0415  (numpy takes longer to import)
 
     before = certificate.read_certificate(baseline) if baseline is not None else None
-    names, options = arguments["probes"], RecordOptions()
-    probes = ProbeChoices(options, parse_names(names)) if names is not None else default_probes(options)
+    probes = choose_probes(RecordOptions(), arguments["probes"])
     request = RunRequest(engine=arguments["engine"], model_name=arguments["model_name"])
     progress = Progress()
     try:

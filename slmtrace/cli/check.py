@@ -15,6 +15,7 @@ from ..errors import CheckFailed, UsageError
 from ..model.report import Report
 from ..probes.base import RecordOptions
 from ..recording.progress import Progress
+from . import options
 from .paths import require_directory, require_parent
 from .show import say
 
@@ -81,9 +82,9 @@ class _Percent(click.ParamType[float]):
     show_default=True,
     help="Give up undecided after so many runs.",
 )
-@click.option("--engine", type=click.Choice(["hf", "vllm"]), default="hf", show_default=True)
-@click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
-@click.option("--prompt-tokens", metavar="N", type=click.IntRange(min=1), default=128, show_default=True)
+@options.engine
+@options.model
+@options.prompt_tokens
 @click.option(
     "--requests",
     "n_requests",
@@ -100,7 +101,7 @@ class _Percent(click.ParamType[float]):
     show_default=True,
     help="Whether the weights are in the page cache at the start of each run.",
 )
-@click.option("--tier", type=click.Choice(["light", "deep"]), default="light", show_default=True)
+@options.tier
 @click.option("--junit", metavar="FILE", type=click.Path(path_type=Path), help="Write the verdict as JUnit XML.")
 @click.option("--summary", metavar="FILE", type=click.Path(path_type=Path), help="Append it as GitHub Markdown.")
 @click.option("--keep", metavar="DIR", type=click.Path(path_type=Path), help="Keep the breakdown of each run here.")
@@ -147,7 +148,7 @@ def _request(arguments: dict[str, Any]) -> RunRequest:
     return RunRequest(
         engine=arguments["engine"],
         model_name=arguments["model_name"],
-        n_prompt_tokens=arguments["prompt_tokens"],
+        n_prompt_tokens=arguments["n_prompt_tokens"],
         n_requests=arguments["n_requests"],
         vllm=VllmChoices(),
         cache=arguments["cache"],

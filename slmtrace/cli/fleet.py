@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import CheckFailed
+from . import options
 from .paths import require_parent
 from .show import say
 
@@ -45,18 +46,14 @@ def command() -> None:
     show_default=True,
     help="Ask a node that failed or hung so often again.",
 )
-@click.option(
-    "--model",
-    "model_name",
-    metavar="DIR|NAME",
-    default="tiny",
-    show_default=True,
-    help="A model directory that every node has, or a probe model.",
-)
+@options.model
 @click.option("--privileged", is_flag=True, help="Let eBPF record, where the nodes' workers may.")
 @_output
 def run(address: str | None, limit_s: float, retries: int, model_name: str, privileged: bool, output: Path) -> int:
-    """Certify each alive node of a Ray cluster, and write a row for every node, dead and hung ones too."""
+    """Certify each alive node of a Ray cluster, and write a row for every node, dead and hung ones too.
+
+    A model's directory must be on each node.
+    """
     from ..studies.fleet import write_parquet  # noqa: PLC0415  (numpy takes longer to import)
     from ..studies.fleet_ray import CERTIFY, run_fleet  # noqa: PLC0415
 

@@ -21,20 +21,15 @@ from ..probes.registry import parse_names
 from ..recorder import Outcome
 from ..recording.ownership import give_to_caller
 from ..recording.progress import Progress
+from . import options
 from .failure import describe_error, harmless, print_failure
 from .show import show_report
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option(
-        "--tier",
-        type=click.Choice(["light", "deep"]),
-        default="light",
-        show_default=True,
-        help="How much to record: light costs at most 1 % of load and first token, deep at most 10 %.",
-    ),
-    click.option("--probes", metavar="LIST", help="Record with these probes only, such as ranges,proc."),
+    options.tier,
+    options.probes,
     click.option("--require", metavar="LIST", default="", help="Fail (exit code 3) if one of these probes cannot run."),
     click.option(
         "--malloc",
@@ -79,18 +74,23 @@ def read_choices(arguments: Mapping[str, Any]) -> RecordingChoices:
     Raises:
         UsageError: a probe has an unknown name, or the output is something that exists.
     """
-    options = RecordOptions(
+    how = RecordOptions(
         tier=str(arguments["tier"]),
         malloc=str(arguments["malloc"]),
         has_gpu_kernels=bool(arguments["gpu_kernels"]),
     )
-    required = parse_names(str(arguments["require"]))
     _check_output(arguments["output"])
-    if arguments["probes"] is not None:
-        chosen = ProbeChoices(options, parse_names(str(arguments["probes"])), required)
-    else:
-        chosen = default_probes(options, required)
-    return RecordingChoices(options, chosen.probes, required, chosen.probes_if_present, arguments["output"])
+    chosen = choose_probes(how, arguments["probes"], parse_names(str(arguments["require"])))
+    return RecordingChoices(how, chosen.probes, chosen.required, chosen.probes_if_present, arguments["output"])
+
+
+def choose_probes(how: RecordOptions, names: str | None, required: tuple[str, ...] = ()) -> ProbeChoices:
+    """Return the probes that --probes names, or without it those of the tier.
+
+    Raises:
+        UsageError: a probe has an unknown name.
+    """
+    return default_probes(how, required) if names is None else ProbeChoices(how, parse_names(names), required)
 
 
 def _check_output(path: Path | None) -> None:

@@ -11,26 +11,14 @@ from ..engines.models import find_model
 from ..engines.vllm import VllmChoices
 from ..errors import UsageError
 from ..recording.progress import Progress
+from . import options
 from .recording import default_output, explain, import_analysis, read_choices, recording_options
 
 
 @click.command("run", short_help="Record a built-in run and explain it.")
-@click.option(
-    "--engine",
-    type=click.Choice(["hf", "vllm"]),
-    default="hf",
-    show_default=True,
-    help="hf: Hugging Face transformers; vllm: a vLLM server on this machine, and a client that streams.",
-)
-@click.option(
-    "--model",
-    "model_name",
-    metavar="DIR|NAME",
-    default="tiny",
-    show_default=True,
-    help="A model directory, or a probe model (see slmtrace model --help), made at its first use.",
-)
-@click.option("--prompt-tokens", metavar="N", type=click.IntRange(min=1), default=128, show_default=True)
+@options.engine
+@options.model
+@options.prompt_tokens
 @click.option("--requests", "n_requests", metavar="N", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--offline", is_flag=True, help="vllm: the LLM class in one program, in place of server and client.")
 @click.option("--concurrency", metavar="N", type=click.IntRange(min=1), help="vllm: so many requests at a time.  [1]")
@@ -40,7 +28,7 @@ from .recording import default_output, explain, import_analysis, read_choices, r
 def command(
     engine: str,
     model_name: str,
-    prompt_tokens: int,
+    n_prompt_tokens: int,
     n_requests: int,
     offline: bool,
     concurrency: int | None,
@@ -62,7 +50,7 @@ def command(
     request = RunRequest(
         engine=engine,
         model_name=model_name,
-        n_prompt_tokens=prompt_tokens,
+        n_prompt_tokens=n_prompt_tokens,
         n_requests=n_requests,
         vllm=VllmChoices(offline, concurrency or 1),
         cache=cache or "",

@@ -13,6 +13,7 @@ from ..probes.base import RecordOptions
 from ..recording.ownership import give_to_caller
 from ..recording.progress import Progress
 from ..studies.plan import KINDS, plan_sweep
+from . import options
 from .paths import require_directory
 from .recording import default_output
 from .show import say
@@ -21,14 +22,14 @@ from .show import say
 @click.command("sweep", short_help="Draw a curve, with the phases that bend it.")
 @click.argument("kind", metavar="KIND", type=click.Choice(KINDS))
 @click.option("--engine", type=click.Choice(["hf", "vllm"]), help="[default: vllm for concurrency and kv, else hf]")
-@click.option("--model", "model_name", metavar="DIR|NAME", default="tiny", show_default=True)
-@click.option("--prompt-tokens", metavar="N", type=click.IntRange(min=1), default=128, show_default=True)
+@options.model
+@options.prompt_tokens
 @click.option("--requests", "n_requests", metavar="N", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--values", metavar="N,N,...", default="", help="The points, in place of the usual ones.")
 @click.option("--repeats", metavar="N", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs a point.")
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Decides the order of the runs.")
 @click.option("--apply", "may_apply", is_flag=True, help="load: set each huge page mode; the one found is put back.")
-@click.option("--tier", type=click.Choice(["light", "deep"]), default="light", show_default=True)
+@options.tier
 @click.option(
     "--emit",
     "form",
@@ -61,7 +62,7 @@ def command(kind: str, output: Path | None, **arguments: Any) -> int:
     request = RunRequest(
         engine=arguments["engine"] or ("vllm" if kind in ("concurrency", "kv") else "hf"),
         model_name=arguments["model_name"],
-        n_prompt_tokens=arguments["prompt_tokens"],
+        n_prompt_tokens=arguments["n_prompt_tokens"],
         n_requests=arguments["n_requests"],
         cache="warm",
     )

@@ -1,0 +1,32 @@
+"""Options that several commands have, each with one name, one meaning and one default."""
+
+from __future__ import annotations
+
+import click
+
+engine = click.option(
+    "--engine",
+    type=click.Choice(["hf", "vllm"]),
+    default="hf",
+    show_default=True,
+    help="hf: Hugging Face transformers; vllm: a vLLM server on this machine, and a client that streams.",
+)
+model = click.option(
+    "--model",
+    "model_name",
+    metavar="DIR|NAME",
+    default="tiny",
+    show_default=True,
+    help="A model directory, or a probe model (see slmtrace model --help), made at its first use.",
+)
+prompt_tokens = click.option(
+    "--prompt-tokens", "n_prompt_tokens", metavar="N", type=click.IntRange(min=1), default=128, show_default=True
+)
+tier = click.option(
+    "--tier",
+    type=click.Choice(["light", "deep"]),
+    default="light",
+    show_default=True,
+    help="How much to record: light costs at most 1 % of load and first token, deep at most 10 %.",
+)
+probes = click.option("--probes", metavar="LIST", help="Record with these probes only, such as ranges,proc.")
