@@ -16,6 +16,7 @@ from .judge import FAIL, Check
 # What became of a node: its certificate is there; it died; it did not answer in time; its run failed.
 OK, DEAD, HUNG, FAILED = "ok", "dead", "hung", "failed"
 _GIB = 1 << 30
+_PREFIX = "slmtrace: "
 Row = dict[str, Any]
 
 
@@ -80,8 +81,15 @@ def parse_answer(node: str, output: str, code: int, error: str) -> Row:
             raise ValueError("another schema")
         return make_row(node, data)
     except (ValueError, KeyError, TypeError, AttributeError):
-        last = (error.strip().splitlines() or [f"exit code {code}"])[-1]
-        return missing_row(node, FAILED, last)
+        return missing_row(node, FAILED, f"exit code {code}{_last_words(error)}")
+
+
+def _last_words(error: str) -> str:
+    """Return what a program said last: our message with its remedy, or whatever line it was."""
+    lines = error.strip().splitlines()
+    ours = [number for number, line in enumerate(lines) if line.startswith(_PREFIX)]
+    words = lines[ours[-1] :] if ours else lines[-1:]
+    return "".join(f"; {line.strip().removeprefix(_PREFIX)}" for line in words)
 
 
 def write_parquet(rows: Sequence[Row], path: Path) -> None:

@@ -148,7 +148,10 @@ def test_what_a_node_printed_becomes_its_row_and_a_failure_its_last_words() -> N
     certificate = json.dumps(dict(make_certificate(facts).data))
 
     assert parse_answer("a", certificate, 0, "")["verdict"] == "pass"
-    assert parse_answer("b", "", 1, "line\nslmtrace: no torch")["reason"] == "slmtrace: no torch"
+    told = parse_answer("b", "", 1, "slmtrace: step 1 of 3\nslmtrace: no torch\n  try: pip install torch\n")
+    assert told["reason"] == "exit code 1; no torch; try: pip install torch"
+    assert parse_answer("c", "", -9, "")["reason"] == "exit code -9"
+    assert parse_answer("d", "", 1, "Traceback\nMemoryError\n")["reason"] == "exit code 1; MemoryError"
 
 
 def test_parquet_gives_back_what_was_written(tmp_path: Path) -> None:
