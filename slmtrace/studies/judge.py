@@ -25,6 +25,8 @@ _HIGHER_IS_BETTER = ("tokens_per_second",)
 _DISK_WARN, _DISK_FAIL = 200e6, 100e6
 # A rate this close to a limit is the limit's, and not the device's.
 _NEAR_LIMIT = 0.8
+# What the kernel sets where nobody else does.
+_READAHEAD_KB = 128
 _SECOND_NS = 1_000_000_000
 
 
@@ -57,7 +59,7 @@ def judge(facts: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -
         *_judge_shares(facts["windows"]),
         *_judge_measures(facts),
         *_judge_state(facts["state"], int(facts["model_bytes"])),
-        *_judge_read_limit(facts["state"].get("storage"), facts["floors"].get("disk_bytes_per_second", 0.0)),
+        *_judge_read_limit(facts["state"], facts["floors"].get("disk_bytes_per_second", 0.0)),
         *_judge_evidence(facts["missing_sources"]),
         *(_judge_against(facts, baseline) if baseline is not None else ()),
     ]
@@ -147,7 +149,14 @@ def _judge_state(state: Mapping[str, Any], model_bytes: int) -> Iterator[Check]:
         of = "available" if available == known[0] else "allowed by a cgroup"
         reason = f"{format_bytes(available)} {of}, for weights of {format_bytes(model_bytes)}"
         yield Check("memory available", status, reason, "allocator")
+    sizes_kb = [size_kb for one in _devices(state) if isinstance(size_kb := one.get("read_ahead_kb"), int)]
     rules: tuple[tuple[str, bool, str, str], ...] = (
+        (
+            "readahead",
+            min(sizes_kb, default=_READAHEAD_KB) < _READAHEAD_KB,
+            f"readahead {f'{min(sizes_kb)} KiB' if sizes_kb else 'not shown'} (limit {_READAHEAD_KB} KiB)",
+            "storage",
+        ),
         (
             "huge pages",
             thp.get("enabled") == "always" and thp.get("defrag") == "always",
@@ -166,10 +175,9 @@ def _judge_state(state: Mapping[str, Any], model_bytes: int) -> Iterator[Check]:
         yield Check(name, WARN if is_bad else PASS, reason, phase)
 
 
-def _judge_read_limit(storage: object, measured: float) -> Iterator[Check]:
+def _judge_read_limit(state: Mapping[str, Any], measured: float) -> Iterator[Check]:
     """Judge what cgroups allow to be read from the weights' devices, however fast these are."""
-    devices = [as_mapping(as_mapping(one).get("device")) for one in storage] if isinstance(storage, list) else []
-    limits = [limit for device in devices for limit in _read_limits(device)]
+    limits = [limit for device in _devices(state) for limit in _read_limits(device)]
     if not limits:
         yield Check("cgroup reads", PASS, "no limit on reads from the model's device", "storage")
         return
@@ -179,6 +187,13 @@ def _judge_read_limit(storage: object, measured: float) -> Iterator[Check]:
     shown = format_rate(int(limit), _SECOND_NS)
     met = ", and that is all that was measured" if is_met else ""
     yield Check("cgroup reads", status, f"a cgroup limits reads from the model's device to {shown}{met}", "storage")
+
+
+def _devices(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the block devices of the weights, as far as they are known."""
+    storage = state.get("storage")
+    found = [as_mapping(as_mapping(one).get("device")) for one in storage] if isinstance(storage, list) else []
+    return [device for device in found if device]
 
 
 def _read_limits(device: Mapping[str, Any]) -> Iterator[float]:

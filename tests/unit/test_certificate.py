@@ -97,7 +97,10 @@ def limited(bytes_per_second: int | None, requests_per_second: int | None = None
         "read_limit_bytes_per_second": bytes_per_second,
         "read_limit_requests_per_second": requests_per_second,
     }
-    return [{"filesystem": "ext4", "device": {"name": "sda", "max_sectors_kb": 512, **limits}}, {"device": None}]
+    return [
+        {"filesystem": "ext4", "device": {"name": "sda", "read_ahead_kb": 128, "max_sectors_kb": 512, **limits}},
+        {"device": None},
+    ]
 
 
 def change(facts: dict[str, Any], path: str, value: Any) -> None:
@@ -144,6 +147,7 @@ def test_each_fault_fails_its_own_check_alone(path: str, value: float, name: str
         ("state/thp", {"enabled": "always", "defrag": "always"}, "huge pages"),
         ("state/cpu/governor", "powersave", "CPU governor"),
         ("state/cgroup/cpu_limit_cpus", 0.5, "cgroup CPUs"),
+        ("state/storage", [{"device": {"name": "sda", "read_ahead_kb": 4}}], "readahead"),
         ("state/storage", limited(150_000_000), "cgroup reads"),
         ("state/storage", limited(2_100_000_000), "cgroup reads"),  # all that was measured
         ("missing_sources", ["ebpf"], "evidence"),
