@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..capture import cupti
+from ..capture.cuda_calls import RARE_FUNCTIONS
 from ..capture.cupti import ActivityKind, BlockKind
 from ..capture.directory import Capture
 from ..capture.layout import HEADER_BYTES, LOST_OFFSET, SLOT, TEXT_BYTES, ClockId, SlotKind
@@ -142,7 +143,7 @@ def build_shim() -> Path:
 
 
 def compile_flags() -> list[str]:
-    """Return the compiler's flags: among them every number that the library shares with the decoder."""
+    """Return the compiler's flags: among them all that the library shares with the decoder and the collector."""
     header = encode_header("cuda", cupti.BLOCKS).rstrip(b"\0").decode().strip().removesuffix("}")
     kernel, marker = (dict(_offsets(kind)) for kind in (ActivityKind.CONCURRENT_KERNEL, ActivityKind.MARKER))
     numbers = {
@@ -171,6 +172,7 @@ def compile_flags() -> list[str]:
         f'-DCUPTI_MAJOR="{cupti.SUPPORTED_MAJOR}"',
         # A JSON string of ASCII text is a C string literal too.
         f"-DHEADER_JSON={json.dumps(header)}",
+        f"-DRARE_FUNCTIONS={','.join(map(json.dumps, RARE_FUNCTIONS))}",
     ]
 
 

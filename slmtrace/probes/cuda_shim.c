@@ -7,8 +7,8 @@
  * for the records alone, and SIGKILL loses none that CUPTI had written. Completed buffers are read once, to look up the
  * strings that records point to. Nothing here calls Python or takes a lock of the target.
  *
- * Built with -D numbers and HEADER_JSON (the header's JSON without its last brace) from capture/layout.py and
- * capture/cupti.py. Reads SLMTRACE_CUDA (calls, light or deep), SLMTRACE_CUDA_RAW (where logs go) and SLMTRACE_CUPTI
+ * Built with -D numbers, HEADER_JSON (the header's JSON without its last brace) and RARE_FUNCTIONS from capture/layout.py,
+ * capture/cupti.py and capture/cuda_calls.py. Reads SLMTRACE_CUDA (calls, light or deep), SLMTRACE_CUDA_RAW (where logs go) and SLMTRACE_CUPTI
  * (the libcupti to use when none is loaded).
  */
 #define _GNU_SOURCE
@@ -127,20 +127,9 @@ static struct {
 	int (*ActivityGetNumDroppedRecords)(void *context, uint32_t stream, size_t *dropped);
 } cupti;
 
-/* The functions of all tiers but the deep one, by the beginning of their names: rare, and slow when they happen.
- * Launches are not among them; a graph's launch is, since one of them stands for hundreds of kernels. CUPTI does not
- * report the driver's call inside one of the runtime, so both names of each are here. */
-static const char *const rare_functions[] = {
-	"cuInit", "cuDevicePrimaryCtxRetain", "cuCtxCreate", "cuCtxSynchronize", "cuStreamSynchronize",
-	"cuEventSynchronize", "cuLibraryLoad", "cuLibraryGetModule", "cuModuleLoad", "cuModuleGetFunction", "cuLink",
-	"cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemHostRegister", "cuMemHostUnregister", "cuMemCreate",
-	"cuMemMap", "cuMemUnmap", "cuMemSetAccess", "cuMemAddressReserve", "cuMemcpyHtoD", "cuMemcpyDtoH",
-	"cuGraphInstantiate", "cuGraphLaunch", "cuGraphExecUpdate", "cuGraphExecDestroy", "cuStreamBeginCapture",
-	"cuStreamEndCapture", "cudaGetDeviceCount", "cudaDeviceSynchronize", "cudaLibraryLoad", "cudaHostAlloc",
-	"cudaHostRegister", "cudaMalloc", "cudaFree", "cudaMemGetInfo", "cudaFuncGetAttributes",
-	"cudaStreamSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cudaGraphInstantiate", "cudaGraphLaunch",
-	"cudaStreamBeginCapture", "cudaStreamEndCapture",
-};
+/* The functions of all tiers but the deep one, by the beginning of their names. CUPTI does not report the driver's call
+ * inside one of the runtime, so both names of each are there. */
+static const char *const rare_functions[] = {RARE_FUNCTIONS};
 
 /* CUPTI asks for buffers while it holds locks of its own, so `spare_lock` is never held around a call of CUPTI. */
 static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
