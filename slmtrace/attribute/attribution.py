@@ -16,7 +16,7 @@ from .gpu import GpuWaits
 from .locks import find_locks
 from .messages import add_deliveries, find_messages
 from .path import Step, Threads, critical_path
-from .queues import queue_entries, queue_stretches, step_entries
+from .queues import queue_entries, queue_stretches, step_entries, tokenize_entry
 from .rules import State
 from .stages import RequestStages
 from .throttling import find_throttling
@@ -45,7 +45,7 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
 
     for window in windows:
         queued = queue_stretches(trace, window.request_id)
-        entries = {**queue_entries(trace, queued), **step_entries(trace, window)}
+        entries = {**tokenize_entry(trace, window), **queue_entries(trace, queued), **step_entries(trace, window)}
         steps = throttling.name(critical_path(window, threads, staged, entries))
         segments = waits.refine(window, explain(window, steps, stages, queued), follow)
         check_partition(window, segments)

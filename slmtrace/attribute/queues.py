@@ -1,8 +1,9 @@
-"""The engine's queue: when a request waited in it, and which thread had put it there.
+"""Queues: when a request waited in the engine's, and which thread had put it there, or into the tokenizer's.
 
 While a request is queued, the engine works on others, and what that work is does not concern it. Before, the request's
-own way counts, not the engine's: the walk leaves the queue by the thread that put the request into it. And whatever a
-front end was busy with when a first token came, before that the token's way led through the engine's step.
+own way counts, not the engine's: the walk leaves the queue by the thread that put the request into it. So it leaves a
+tokenizer that was busy with other prompts. And whatever a front end was busy with when a first token came, before that
+the token's way led through the engine's step.
 """
 
 from __future__ import annotations
@@ -38,6 +39,22 @@ def queue_entries(trace: Trace, stretches: Timeline) -> dict[int, int]:
         if len(found):
             entries[start_ns] = int(events.track[found[0]])
     return entries
+
+
+def tokenize_entry(trace: Trace, window: Window) -> dict[int, int]:
+    """Return, by when the tokens of the window's prompt were first awaited, the thread that awaited them."""
+    events = trace.events
+    if not window.request_id:
+        return {}
+    is_mine = (events.request == trace.strings.intern(window.request_id)) & (events.stage == Stage.TOKENIZE)
+    awaited = np.flatnonzero(is_mine & (events.kind == EventKind.ASYNC) & (events.start_ns >= window.start_ns))
+    if not len(awaited):
+        return {}
+    start_ns = int(events.start_ns[awaited].min())
+    slices = np.flatnonzero(is_mine & (events.kind == EventKind.RANGE) & (events.start_ns >= start_ns))
+    if not len(slices):
+        return {}
+    return {start_ns: int(events.track[slices[np.argmin(events.start_ns[slices])]])}
 
 
 def step_entries(trace: Trace, window: Window) -> dict[int, int]:

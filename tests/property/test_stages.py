@@ -97,6 +97,24 @@ def test_a_request_is_tokenized_as_long_as_its_tokens_are_awaited() -> None:
     assert report.phases[Phase.UNATTRIBUTED] == 0
 
 
+def test_a_tokenizer_busy_with_other_prompts_did_not_hold_up_the_requests_arrival() -> None:
+    builder = TraceBuilder()
+    loop, tokenizer = builder.thread(1, 1), builder.thread(2, 1)
+    builder.run(loop, 0, 110)
+    builder.run(tokenizer, 0, 650)
+    builder.wake(loop, 650, by=tokenizer)
+    builder.run(loop, 650, END_NS)
+    builder.event(EventKind.RANGE, tokenizer, 0, 650, "tokenizer", stage=Stage.TOKENIZE)
+    requests = builder.tracks.other(TrackKind.REQUESTS, 1, 0)
+    builder.event(EventKind.ASYNC, requests, 100, 600, "render", stage=Stage.TOKENIZE, request="a")
+    for start_ns, end_ns, stage in ((0, 100, Stage.RECEIVE), (101, 109, Stage.TOKENIZE), (700, END_NS, Stage.SUBMIT)):
+        builder.event(EventKind.RANGE, loop, start_ns, end_ns - start_ns, "call", stage=stage, request="a")
+
+    report = attribute(builder.build(), [Window(WindowKind.TTFT, 0, 0, END_NS, loop, "a")])[0]
+
+    assert stages_of(report) == {Stage.RECEIVE: 100, Stage.TOKENIZE: 600, Stage.SUBMIT: 300}
+
+
 def loaded(*ranges: tuple[int, int, Stage, str]) -> WindowReport:
     """Explain a load whose one thread runs all the time, inside these ranges (start, end, stage, label)."""
     builder = TraceBuilder()
