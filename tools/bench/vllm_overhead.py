@@ -4,9 +4,9 @@
     tools/bench/vllm_overhead.py [--servers 1] [--requests 100] [--prompt-tokens 22] [--model DIR] [--probes LIST]
 
 Each pair of servers starts one after the other, in alternating order: that is the load. Then both are up, and each
-request goes to one and then to the other, in alternating order. The bare server runs beside the probes of the recorded
-one, which look at each event of the node and pass over those of others. It wants a machine with CPUs to spare: a worker
-of vLLM 0.32 spins while it is idle, and on two CPUs it takes them from the other server.
+request goes to one and then to the other, in alternating order. The server whose turn it is not is suspended, with all
+that it started: an idle worker of vLLM spins, and would take the CPUs from the other. What stays in the kernel are the
+probes of the recorded one, which look at each event of the node and pass over those of others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from pairs import compare, print_table
 
 from slmtrace.engines.client import Server, ask_all, is_healthy
@@ -34,6 +35,8 @@ from slmtrace.engines.models import find_model
 NEW_TOKENS = 4
 READY_TIMEOUT_S = 900.0
 END_TIMEOUT_S = 120.0
+# After its resumption a server catches up on its timers before it is asked.
+SETTLE_S = 0.2
 
 
 @dataclass
@@ -88,15 +91,18 @@ def _measure_pair(
     recorder = [sys.executable, "-m", "slmtrace", "record", "-o", str(capture)]
     recorder += ["--probes", probes] if probes else []
     commands = (_command(model, ports[0]), [*recorder, "--", *_command(model, ports[1])])
-    load_ns = [0.0, 0.0]
-    with contextlib.ExitStack() as servers:
-        for side in _order(number):
-            load_ns[side] = servers.enter_context(_serve(commands[side], ports[side]))
-        measured.load.append((load_ns[0], load_ns[1]))
+    first, second = _order(number)
+    with contextlib.ExitStack() as stack:
+        servers = {first: stack.enter_context(_serve(commands[first], ports[first]))}
+        with _suspended(servers[first]):
+            servers[second] = stack.enter_context(_serve(commands[second], ports[second]))
+        measured.load.append((servers[0].load_ns, servers[1].load_ns))
         for index, prompt in enumerate(prompts):
             ttft_ns = [0.0, 0.0]
             for side in _order(index):
-                ttft_ns[side] = _ask(ports[side], prompt, index)
+                with _suspended(servers[1 - side]):
+                    time.sleep(SETTLE_S)
+                    ttft_ns[side] = _ask(ports[side], prompt, index)
             (measured.later if index else measured.first).append((ttft_ns[0], ttft_ns[1]))
             print(f"\rpair {number + 1}: request {index + 1} of {len(prompts)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
@@ -110,9 +116,17 @@ def _command(model: str, port: int) -> list[str]:
     return ["vllm", "serve", model, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "model"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A server that is up, and what it took to become ready."""
+
+    pid: int
+    load_ns: float
+
+
 @contextlib.contextmanager
-def _serve(command: list[str], port: int) -> Iterator[float]:
-    """Start a server, yield what it took to become ready, in ns, and end it."""
+def _serve(command: list[str], port: int) -> Iterator[_Running]:
+    """Start a server, yield it when it is ready, and end it."""
     start_ns = time.monotonic_ns()
     # Its own group, so that Ctrl-C comes to it from us alone.
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -121,13 +135,27 @@ def _serve(command: list[str], port: int) -> Iterator[float]:
             if server.poll() is not None or time.monotonic_ns() - start_ns > READY_TIMEOUT_S * 1e9:
                 raise SystemExit(f"{' '.join(command)} did not become ready")
             time.sleep(0.02)
-        yield time.monotonic_ns() - start_ns
+        yield _Running(server.pid, time.monotonic_ns() - start_ns)
     finally:
         server.terminate()
         try:
             server.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _suspended(server: _Running) -> Iterator[None]:
+    """Keep a server, its recorder and all that they started off the CPUs."""
+    root = psutil.Process(server.pid)
+    tree = [root, *root.children(recursive=True)]
+    try:
+        for process in tree:
+            process.suspend()
+        yield
+    finally:
+        for process in tree:
+            process.resume()
 
 
 def _ask(port: int, prompt: str, index: int) -> float:
