@@ -47,6 +47,7 @@ enum ring_type {
 	RING_HTTP = 23,
 	RING_PYTHON = 24,
 	RING_SPIN = 25,
+	RING_FUNCTION = 26,
 };
 
 enum fold_class {

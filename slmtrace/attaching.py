@@ -1,7 +1,7 @@
 """Record a process tree that runs already: enrol it, watch it for a while, let go; nothing in it is touched.
 
-In comes a process id, out goes a finished capture directory. What would have to be loaded into the target is left out,
-and its requests are told by its HTTP connections.
+In comes a process id, out goes a finished capture directory. What would have to be loaded into the target is left out:
+its requests are told by its HTTP connections, its use of GPUs by the functions of the CUDA driver that it calls.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import psutil
 from .capture.directory import Capture
 from .errors import ProbeUnavailable, UsageError
 from .probes.base import ProbeResult, RecordOptions
+from .probes.collector.sites import CUDA_DRIVERS, mapped_libraries
 from .probes.group import ProbeGroup
 from .recorder import POLL_S, UNTOLD, Outcome
 from .recording.clocks import ClockLog
@@ -30,6 +31,7 @@ from .recording.signals import SignalRelay
 ENGINE = "attach"
 # These are loaded into a program when it starts.
 _LACKING = {"ranges": "no ranges", "malloc": "no allocator calls", "cuda": "no GPU activity"}
+_DRIVER_CALLS = "attached to a running process: calls of the CUDA driver alone, told by eBPF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class _Session:
     def __init__(self, attachment: Attachment, command: list[str], path: Path, progress: Progress) -> None:
         self._pid = attachment.pid
         self._duration_s = attachment.duration_s
-        self._options = replace(attachment.options, http=True)
+        self._options = replace(attachment.options, http=True, cuda_libraries=_find_drivers(attachment.pid))
         self._probes = ProbeGroup(_able(attachment.probes), attachment.required, _able(attachment.probes_if_present))
         for name in attachment.probes:
             if name in _LACKING:
@@ -107,6 +109,8 @@ class _Session:
         note_state(manifest, "before", (), self._pid)
         self._progress.say("starting probes")
         self._probes.start(self._capture, self._options)
+        if self._options.cuda_libraries and "ebpf" in self._probes.running:
+            self._probes.results["cuda"] = ProbeResult("partial", _DRIVER_CALLS)
         self._probes.enroll(self._pid)
         self._has_started = True
         manifest["target"] = {"pid": self._pid, "attached_ns": time.monotonic_ns()}
@@ -151,6 +155,16 @@ class _Session:
 
 def _able(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in _LACKING)
+
+
+def _find_drivers(pid: int) -> tuple[str, ...]:
+    """Return the CUDA drivers that a process and its descendants have mapped."""
+    try:
+        process = psutil.Process(pid)
+        pids = [pid, *(child.pid for child in process.children(recursive=True))]
+    except psutil.Error:
+        return ()
+    return tuple(sorted({path for each in pids for path in mapped_libraries(each, CUDA_DRIVERS)}))
 
 
 def _find_command(pid: int) -> list[str]:

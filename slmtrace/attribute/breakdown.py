@@ -20,7 +20,7 @@ from .holders import holders
 from .reads import DEVICE_WAITS, add_device_reads, device_reads
 from .streams import WORK_KINDS
 
-_CALLS = (EventKind.SYSCALL, EventKind.MALLOC, EventKind.CUDA_API, EventKind.UPROBE, *WORK_KINDS)
+_CALLS = (EventKind.SYSCALL, EventKind.MALLOC, EventKind.CUDA_API, *WORK_KINDS)
 _FIRST_USES = (Cause.MODULE_LOAD, Cause.LIBRARY_INIT, Cause.JIT_COMPILE)
 _HELD = (Cause.GIL_WAIT, Cause.ARENA_WAIT)
 _RANGES = (EventKind.RANGE, EventKind.IMPORT, EventKind.DLOPEN)

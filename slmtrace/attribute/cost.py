@@ -33,6 +33,7 @@ _FAULT_PROGRAMS = ("on_fault_user", "on_fault_minor")
 _SYSCALL_PROGRAMS = ("on_sys_enter", "on_sys_exit")
 _MALLOC_PROGRAMS = ("on_malloc", "on_malloc_return")
 _PAGE_CACHE_PROGRAMS = ("on_filemap_add",)
+_DRIVER_PROGRAMS = ("on_driver_call", "on_driver_return")
 
 
 def recording_cost(trace: Trace, windows: list[Window]) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def _bpf_ns(trace: Trace, window: Window, ns_per_run: Mapping[str, Any]) -> floa
         (_FAULT_PROGRAMS, int(events.count[inside & is_fault].sum())),
         (_SYSCALL_PROGRAMS, int(events.count[inside & is_syscall].sum())),
         (_MALLOC_PROGRAMS, int(events.count[inside & is_malloc].sum())),
+        (_DRIVER_PROGRAMS, int((inside & (events.kind == EventKind.CUDA_API)).sum())),
         (_PAGE_CACHE_PROGRAMS, int(events.count[inside & is_add].sum())),
         (("on_switch",), _n_inside(sched.run_start_ns, window)),
         (("on_waking",), _n_inside(sched.wake_ns, window)),

@@ -192,7 +192,7 @@ _SYSCALLS: dict[Evidence, tuple[str, ...]] = {
 }  # fmt: skip
 _SYSCALL_EVIDENCE = {name: evidence for evidence, names in _SYSCALLS.items() for name in names}
 
-API_KINDS = (EventKind.CUDA_API, EventKind.UPROBE, EventKind.GPU_SYNC)
+API_KINDS = (EventKind.CUDA_API, EventKind.GPU_SYNC)
 
 # Driver and runtime API names by their beginning, longest first (CUDA Driver API, CUDA Runtime API).
 _CUDA_PREFIXES: tuple[tuple[str, Evidence], ...] = (

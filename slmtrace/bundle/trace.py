@@ -73,7 +73,7 @@ def _redact_by_kind(names: Names) -> dict[EventKind, Redact]:
         **dict.fromkeys((kind.RANGE, kind.ASYNC), names.range),
         **dict.fromkeys((kind.IMPORT, kind.DLOPEN), names.module),
         **dict.fromkeys((kind.MARK, kind.FOLD, kind.BLOCK_IO, kind.MALLOC), names.ours),
-        **dict.fromkeys((kind.CUDA_API, kind.UPROBE, kind.GPU_SYNC), names.cuda_call),
+        **dict.fromkeys((kind.CUDA_API, kind.GPU_SYNC), names.cuda_call),
         **dict.fromkeys((kind.GPU_KERNEL, kind.GPU_MEMCPY, kind.GPU_MEMSET), names.kernel),
         kind.SYSCALL: names.system_call,
         kind.SAMPLE: names.stack,

@@ -166,12 +166,13 @@ class RingType(enum.IntEnum):
     FILE = 18  # written by the collector; tid: string id of the path, a: inode, b: device, c: size_bytes
     LOST = 19  # written by the collector; a: LostCause, b: records lost since the last LOST record of that cause
     ALIVE = 20  # written by the collector every 250 ms: all before ts has been drained; a: records seen so far
-    UPROBE = 21  # a probed user function; ts: start; a: its index in the header, b: dur_ns, c, d: arguments
+    UPROBE = 21  # a call of a function of the CUDA driver; ts: start; a: the function's number, b: dur_ns
     IOMMU = 22  # instant; a: size_bytes, b: 1 map, 2 unmap
     # of a POST that the tree answered; ts: end of the system call; a: fd, b: HTTP_*, c: tgid, d: bytes read or written
     HTTP = 23
     PYTHON = 24  # written by the collector; tid: tgid; a: address of the process's CPython runtime state, b: size_bytes
     SPIN = 25  # a sample that found the thread in a spin loop; a: period of the samples in ns
+    FUNCTION = 26  # written by the collector; tid: string id of a name, a: the number that has it in UPROBE records
 
 
 # How often a CPU is looked at for spin loops. In a virtual machine, such an interrupt takes several microseconds.

@@ -28,6 +28,7 @@ from .base import LATEST_NS, Context, Fragment
 from .block import pair_requests
 from .gil import is_about_gil
 from .http import mark_requests
+from .kernel_names import short_function_name
 from .ring import Files, Ring, Rows, Threads, Words, high_half, low_half, read_ring, signed
 from .switches import build_sched
 
@@ -54,7 +55,7 @@ def decode(log: RawLog, context: Context) -> Fragment:
             decoder.migrations(),
             decoder.spins(),
             decoder.allocator_calls(),
-            decoder.user_functions(),
+            decoder.driver_calls(),
             mark_requests(ring, decoder.threads, context.strings),
         ]
     )
@@ -224,13 +225,14 @@ class _Decoder:
             detail=signed(rows.d),
         )
 
-    def user_functions(self) -> Events:
-        """Return calls of probed user functions, whose names are in the header."""
+    def driver_calls(self) -> Events:
+        """Return the calls of probed functions of the CUDA driver."""
         rows = self._timed(RingType.UPROBE)
-        listed = self._header.get("uprobes")
-        names = [str(name) for name in listed] if isinstance(listed, list) else []
-        name = self._intern(rows.a, lambda index: _at(names, index))
-        return self._on_anybody(rows, EventKind.UPROBE, rows.b, name=name)
+        listed = self._ring.of_type(RingType.FUNCTION)
+        texts = [self._ring.texts.get(text, "") for text in listed.tid.tolist()]
+        names = dict(zip(listed.a.tolist(), map(short_function_name, texts), strict=True))
+        name = self._intern(rows.a, lambda number: names.get(number) or f"function {number}")
+        return self._on_threads(rows, EventKind.CUDA_API, name=name)
 
     def _timed(self, kind: RingType) -> Rows:
         """Return the rows whose `b` is a plausible duration."""
@@ -261,7 +263,7 @@ def _moment_keys(moments: Ints, rows: Rows) -> Ints:
     return keys
 
 
-def _at(names: list[str] | tuple[str, ...], index: int) -> str:
+def _at(names: tuple[str, ...], index: int) -> str:
     return names[index] if index < len(names) else f"function {index}"
 
 

@@ -191,7 +191,7 @@ def _members(ring: Ring) -> tuple[Ints, Ints]:
         pairs.append((rows.tid, low_half(rows.a)))
     http = ring.of_type(RingType.HTTP)
     pairs.append((http.tid, low_half(http.c)))
-    for kind in (RingType.FAULT, RingType.SYSCALL, RingType.FOLD, RingType.MALLOC, RingType.SPIN):
+    for kind in (RingType.FAULT, RingType.SYSCALL, RingType.FOLD, RingType.MALLOC, RingType.SPIN, RingType.UPROBE):
         tids = np.unique(ring.of_type(kind).tid)
         pairs.append((tids, np.zeros(len(tids), np.int64)))
     tids, pids = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))

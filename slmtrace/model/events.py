@@ -44,12 +44,11 @@ class EventKind(enum.IntEnum):
     MIGRATE = 13  # count: pages migrated; detail: pages failed
     MALLOC = 14  # one slow allocator call; name: function; size_bytes; detail: pointer
     SAMPLE = 15  # one stack sample; name: stack, root first, frames joined by ';'
-    CUDA_API = 16  # one driver or runtime call; name; detail: correlation id
+    CUDA_API = 16  # one driver or runtime call; name; detail: correlation id, 0: unknown
     GPU_KERNEL = 17  # on a stream track; name; detail: correlation id
     GPU_MEMCPY = 18  # on a stream track; name: kind; size_bytes; detail: correlation id; flags: 1 if pinned
     GPU_MEMSET = 19
     GPU_SYNC = 20  # on a thread track; detail: correlation id; flags: the stream waited for, 0: all
-    UPROBE = 21  # one call of a probed user function; name
     NOTE = 22  # an instant; name: text
     SPIN = 23  # a thread waited on a CPU; count: samples that found it so
 

@@ -39,6 +39,7 @@ class RecordOptions:
     counter_hz: int = 10  # /proc, PSI; NVML at twice that
     ring_bytes: int = 32 << 20
     http: bool = False  # tell requests by the HTTP connections of the tree: it cannot tell of them itself
+    cuda_libraries: tuple[str, ...] = ()  # CUDA drivers to probe: the tree that has them mapped records no CUDA itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,7 @@ class EbpfProbe(Probe):
             "threshold_ns": options.threshold_ns,
             "malloc": options.malloc,
             "http": options.http,
+            "cuda_libraries": options.cuda_libraries,
         }
         self._collector = CollectorProcess((*self._sudo, interpreter), config)
         answer = self._collector.read(START_TIMEOUT_S)

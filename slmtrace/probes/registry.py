@@ -21,7 +21,11 @@ class Entry:
 
 # The collector comes first: it takes longest to come up, and must see the first instruction of the target.
 REGISTRY: dict[str, Entry] = {
-    "ebpf": Entry("ebpf", "EbpfProbe", "page faults, scheduling, block I/O, system calls, memory management"),
+    "ebpf": Entry(
+        "ebpf",
+        "EbpfProbe",
+        "page faults, scheduling, block I/O, system calls, memory management; in attach, CUDA calls",
+    ),
     "malloc": Entry("malloc", "MallocProbe", "slow allocator calls of the program (--malloc slow)"),
     "proc": Entry("proc", "ProcProbe", "memory, CPU and pressure counters"),
     "nvml": Entry("nvml", "NvmlProbe", "GPU clocks, power and PCIe counters"),

@@ -1,4 +1,4 @@
-"""A CUDA target without a GPU: the real recorder around a libcupti of our own, in a process of its own."""
+"""CUDA without a GPU: the real recorder around a libcupti of our own, in a process of its own, and a fake driver."""
 
 from __future__ import annotations
 
@@ -78,3 +78,11 @@ def run_target(raw: Path, body: str, tier: str = "light", **environ: str) -> sub
     return subprocess.run(
         [sys.executable, "-c", script], env=variables, capture_output=True, text=True, check=False, timeout=60
     )
+
+
+def build_fake_driver(directory: Path) -> Path:
+    """Return the compiled fake of the CUDA driver."""
+    path = directory / "libcuda.so.1"
+    source = Path(__file__).with_name("fake_cuda.c")
+    subprocess.run(["cc", "-O1", "-fPIC", "-shared", "-o", str(path), str(source)], check=True)
+    return path

@@ -14,9 +14,9 @@ from slmtrace.capture.layout import FoldClass, LostCause, RingType
 from slmtrace.capture.syscalls import INTERESTS, syscall_interests, syscall_names
 from slmtrace.probes.base import ebpf_source_dir
 from slmtrace.probes.collector import session, structs
-from slmtrace.probes.collector.allocator import _site
 from slmtrace.probes.collector.btf import Btf
 from slmtrace.probes.collector.groups import GROUP_NAMES
+from slmtrace.probes.collector.sites import _site
 from slmtrace.probes.collector.tracefs import field_offsets
 from slmtrace.probes.ebpf import preloaded_allocators
 

@@ -67,14 +67,17 @@ class Log:
         return self.add(RingType.ALIVE, at, 0)
 
     def file(self, path: str) -> Log:
-        data = path.encode()
+        return self.text(path).add(RingType.FILE, 0, 1, INODE, DEVICE, 9)
+
+    def text(self, text: str) -> Log:
+        data = text.encode()
         for start in range(0, len(data), TEXT_BYTES):
             chunk = data[start : start + TEXT_BYTES]
             words = struct.unpack("<5Q", chunk.ljust(TEXT_BYTES, b"\0"))
             self._records.append(
                 struct.pack(RING.pack_format(), 48, words[0], RingType.TEXT, len(chunk), 1, *words[1:])
             )
-        return self.add(RingType.FILE, 0, 1, INODE, DEVICE, 9)
+        return self
 
     def raw(self, data: bytes) -> Log:
         self._records.append(data)
@@ -407,3 +410,16 @@ def test_other_calls_with_such_an_argument_are_not_about_the_lock(tmp_path: Path
     log = Log().enroll().add(RingType.PYTHON, 5, PID, RUNTIME, SIZE).add(RingType.SYSCALL, 10, TID, 11, 50, RUNTIME)
 
     assert futex_flags(log, tmp_path) == [0]
+
+
+def test_a_call_of_the_cuda_driver_has_its_function_s_short_name_and_its_caller(tmp_path: Path) -> None:
+    log = Log().enroll().text("cuMemcpyDtoHAsync_v2_ptsz").add(RingType.FUNCTION, 0, 1, 7)
+    log.add(RingType.UPROBE, 10, a=7, b=30).add(RingType.UPROBE, 50, a=8, b=5)
+
+    fragment, context = log.decode(tmp_path)
+
+    calls = fragment.events.take(fragment.events.kind == EventKind.CUDA_API)
+    assert [context.strings[name] for name in calls.name.tolist()] == ["cuMemcpyDtoHAsync", "function 8"]
+    assert (calls.start_ns - T0).tolist() == [10, 50]
+    assert (calls.end_ns - T0).tolist() == [40, 55]
+    assert {context.tracks[track].tid for track in calls.track.tolist()} == {TID}

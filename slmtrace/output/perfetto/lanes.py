@@ -35,8 +35,9 @@ class LaneSpec:
 _SLICE_LANES = (
     LaneSpec(RANGES, "", "range", (_K.RANGE, _K.IMPORT, _K.DLOPEN), ("stage", "request", "bytes", "count")),
     LaneSpec("generators", "generators from first to last item", "range", (), ("stage", "busy_ns"), overlaps="spread"),
-    LaneSpec("CUDA API", "driver and runtime calls (CUPTI)", "cuda", (_K.CUDA_API, _K.GPU_SYNC), ("correlation",)),
-    LaneSpec("probed functions", "calls of probed user functions (uprobes)", "uprobe", (_K.UPROBE,)),
+    LaneSpec(
+        "CUDA API", "driver and runtime calls (CUPTI, or uprobes)", "cuda", (_K.CUDA_API, _K.GPU_SYNC), ("correlation",)
+    ),
     LaneSpec("page faults", "page faults by what they touched (eBPF)", "memory", (_K.FAULT,)),
     LaneSpec(
         "compaction and reclaim",

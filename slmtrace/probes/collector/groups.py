@@ -42,7 +42,7 @@ class Group(NamedTuple):
 
 Has = Callable[..., bool]  # whether the kernel has all these raw tracepoints
 
-GROUP_NAMES = ("tree", "sched", "faults", "http", "syscalls", "files", "block", "memory", "spin", "malloc")
+GROUP_NAMES = ("tree", "sched", "faults", "http", "syscalls", "files", "block", "memory", "spin", "malloc", "cuda")
 
 # Entry and exit of what interrupts a task, and whether this machine should have it.
 _INTERRUPTS = (
@@ -85,10 +85,11 @@ _MEMORY_EVENTS = {
 _OPTIONAL_MEMORY_EVENTS = ("mm_vmscan_memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_end", "mm_khugepaged_scan_pmd")
 
 
-def plan_groups(
-    btf: Btf, tracefs: Path, with_malloc: bool, with_http: bool = False, avoid: tuple[str, ...] = ()
-) -> list[Group]:
-    """Say for each group how it runs on this kernel. `avoid` names tracepoints to do without (for tests)."""
+def plan_groups(btf: Btf, tracefs: Path, wanted: tuple[str, ...], avoid: tuple[str, ...] = ()) -> list[Group]:
+    """Say for each group how it runs on this kernel: http, malloc and cuda only if they are among those `wanted`.
+
+    `avoid` names tracepoints to do without (for tests).
+    """
     task = btf.member_bits("task_struct")
 
     def arguments(name: str) -> int:
@@ -107,11 +108,11 @@ def plan_groups(
         _plan_events("memory", _MEMORY_EVENTS, _without(_MEMORY_EVENTS, _OPTIONAL_MEMORY_EVENTS), tracefs),
         _plan_spin(),
     ]
-    if with_http:
+    if "http" in wanted:
         groups.append(_plan_http(has))
-    if with_malloc:
-        probe_syscall = {"PROBE_SYSCALL": 335} if platform.machine() == "x86_64" else {}  # uretprobe, then uprobe
-        groups.append(Group("malloc", macros=probe_syscall))
+    # Their programs are attached to functions of libraries, when those are known.
+    probe_syscall = {"PROBE_SYSCALL": 335} if platform.machine() == "x86_64" else {}  # uretprobe, then uprobe
+    groups += [Group(name, macros=probe_syscall) for name in ("malloc", "cuda") if name in wanted]
     return groups
 
 

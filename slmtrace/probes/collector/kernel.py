@@ -7,12 +7,14 @@ refuses.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import platform
 import re
 import struct
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 RAW_TRACEPOINT, TRACEPOINT, PERF_EVENT, KPROBE = 17, 5, 7, 2  # enum bpf_prog_type; a uprobe's is KPROBE
@@ -20,7 +22,9 @@ RAW_TRACEPOINT, TRACEPOINT, PERF_EVENT, KPROBE = 17, 5, 7, 2  # enum bpf_prog_ty
 _X86_64 = {"bpf": 321, "perf_event_open": 298, "membarrier": 324}
 _NUMBERS = {"aarch64": {"bpf": 280, "perf_event_open": 241, "membarrier": 283}}.get(platform.machine(), _X86_64)
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _PROG_LOAD = range(6)
-_RAW_TRACEPOINT_OPEN, _LOOKUP_AND_DELETE, _ENABLE_STATS = 17, 21, 32
+_RAW_TRACEPOINT_OPEN, _LOOKUP_AND_DELETE, _LINK_CREATE, _ENABLE_STATS = 17, 21, 28, 32
+_PERF_EVENT, _UPROBE_MULTI = 41, 48  # enum bpf_attach_type
+_UPROBE_MULTI_RETURN = 1
 _NAME_BYTES = 15
 _LICENCE = b"GPL"  # of the programs; some helper functions are for such only
 
@@ -28,7 +32,7 @@ _UPROBES = Path("/sys/bus/event_source/devices/uprobe")
 _PERF_TYPE_SOFTWARE, _PERF_TYPE_TRACEPOINT = 1, 2
 _PERF_COUNT_SW_CPU_CLOCK = 0
 _PERF_FLAG_FD_CLOEXEC = 8
-_DISABLED, _EXCLUDE_KERNEL, _EXCLUDE_IDLE = 1 << 0, 1 << 5, 1 << 7  # struct perf_event_attr
+_USER_CODE = 1 << 5 | 1 << 7  # exclude_kernel and exclude_idle of struct perf_event_attr
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 _PERF_ATTRIBUTES = struct.Struct("<IIQQQQQIIQQ")
 
@@ -74,13 +78,15 @@ def delete(descriptor: int, key: bytes) -> None:
     _element(_DELETE, descriptor, key, 0)
 
 
-def load_program(name: str, kind: int, instructions: bytes) -> int:
+def load_program(name: str, kind: int, instructions: bytes, attach_type: int = 0) -> int:
     """Have a program verified and compiled by the kernel; return its descriptor."""
     code = ctypes.create_string_buffer(instructions, len(instructions))
     licence = ctypes.create_string_buffer(_LICENCE)
     addresses = ctypes.addressof(code), ctypes.addressof(licence)
     text = name.encode()[:_NAME_BYTES]
-    return _bpf(_PROG_LOAD, struct.pack("<IIQQIIQII16s", kind, len(instructions) // 8, *addresses, 0, 0, 0, 0, 0, text))
+    size = len(instructions) // 8
+    attributes = struct.pack("<IIQQIIQII16sII", kind, size, *addresses, 0, 0, 0, 0, 0, text, 0, attach_type)
+    return _bpf(_PROG_LOAD, attributes)
 
 
 def attach_raw_tracepoint(name: str, program: int) -> int:
@@ -91,26 +97,52 @@ def attach_raw_tracepoint(name: str, program: int) -> int:
 
 def attach_tracepoint(number: int, program: int) -> int:
     """Run a program at the tracepoint that tracefs gives this number, on all CPUs."""
-    return _attach_event(_PERF_TYPE_TRACEPOINT, number, program)
+    return _run_at(_open_event(_PERF_TYPE_TRACEPOINT, number), program)
 
 
 def attach_software_event(number: int, cpu: int, program: int) -> int:
     """Run a program at each software event of a CPU."""
-    return _attach_event(_PERF_TYPE_SOFTWARE, number, program, cpu)
+    return _run_at(_open_event(_PERF_TYPE_SOFTWARE, number, cpu), program)
 
 
 def attach_clock(period_ns: int, cpu: int, program: int) -> int:
     """Run a program every so often while a CPU runs user code."""
-    flags = _EXCLUDE_KERNEL | _EXCLUDE_IDLE
-    return _attach_event(_PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_CPU_CLOCK, program, cpu, period=period_ns, flags=flags)
+    return _run_at(_open_event(_PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_CPU_CLOCK, cpu, period_ns, _USER_CODE), program)
 
 
-def attach_uprobe(path: str, offset: int, is_return: bool, program: int) -> int:
-    """Run a program where an offset of a file is executed, or where the function there returns, in all processes."""
+def attach_uprobes(path: str, offsets: Mapping[int, int], is_return: bool, load: Callable[[int], int]) -> list[int]:
+    """Run a program where offsets of a file are executed, or where the functions there return, in all processes.
+
+    A program can ask for its place's key in `offsets`. `load` returns one that is loaded for an attach type.
+    """
+    try:
+        return [_attach_uprobes_at_once(path, offsets, is_return, load(_UPROBE_MULTI))]
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    # Before Linux 6.6, one by one; to take each away again takes the kernel a tenth of a second.
+    return [_attach_uprobe(path, offset, is_return, load(0), key) for key, offset in offsets.items()]
+
+
+def _attach_uprobes_at_once(path: str, offsets: Mapping[int, int], is_return: bool, program: int) -> int:
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    columns = [(ctypes.c_uint64 * len(offsets))(*column) for column in (offsets.values(), offsets.keys())]
+    places, cookies = map(ctypes.addressof, columns)
+    flags = _UPROBE_MULTI_RETURN if is_return else 0
+    what = (ctypes.addressof(name), places, 0, cookies, len(offsets), flags, 0, 0)
+    return _bpf(_LINK_CREATE, struct.pack("<4I4Q4I", program, 0, _UPROBE_MULTI, 0, *what))
+
+
+def _attach_uprobe(path: str, offset: int, is_return: bool, program: int, cookie: int) -> int:
     kind = int((_UPROBES / "type").read_text())
     (bit,) = re.findall(r"config:(\d+)", (_UPROBES / "format" / "retprobe").read_text())
     name = ctypes.create_string_buffer(os.fsencode(path))
-    return _attach_event(kind, is_return << int(bit), program, place=(ctypes.addressof(name), offset))
+    event = _open_event(kind, is_return << int(bit), place=(ctypes.addressof(name), offset))
+    try:
+        # The link keeps the event open.
+        return _bpf(_LINK_CREATE, struct.pack("<4IQ", program, event, _PERF_EVENT, 0, cookie))
+    finally:
+        os.close(event)
 
 
 def try_raw_tracepoint(name: str) -> None:
@@ -161,21 +193,8 @@ def _bpf(command: int, attributes: bytes) -> int:
     return _call("bpf", command, ctypes.byref(given), len(attributes))
 
 
-def _attach_event(
-    kind: int,
-    config: int,
-    program: int,
-    cpu: int = 0,
-    *,
-    place: tuple[int, int] = (0, 0),
-    period: int = 1,
-    flags: int = 0,
-) -> int:
-    """Open an event of any process, let a program run at each, or once a period, and switch it on."""
-    size_bytes = _PERF_ATTRIBUTES.size
-    attributes = _PERF_ATTRIBUTES.pack(kind, size_bytes, config, period, 0, 0, _DISABLED | flags, 1, 0, *place)
-    given = ctypes.create_string_buffer(attributes, size_bytes)
-    event = _call("perf_event_open", ctypes.byref(given), -1, cpu, -1, ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC))
+def _run_at(event: int, program: int) -> int:
+    """Let a program run at each occurrence of an open event; return the event."""
     try:
         fcntl.ioctl(event, _PERF_EVENT_IOC_SET_BPF, program)
         fcntl.ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
@@ -183,6 +202,16 @@ def _attach_event(
         os.close(event)
         raise
     return event
+
+
+def _open_event(
+    kind: int, config: int, cpu: int = 0, period: int = 1, flags: int = 0, place: tuple[int, int] = (0, 0)
+) -> int:
+    """Open an event of any process."""
+    size_bytes = _PERF_ATTRIBUTES.size
+    attributes = _PERF_ATTRIBUTES.pack(kind, size_bytes, config, period, 0, 0, flags, 1, 0, *place)
+    given = ctypes.create_string_buffer(attributes, size_bytes)
+    return _call("perf_event_open", ctypes.byref(given), -1, cpu, -1, ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC))
 
 
 def _call(name: str, *arguments: object) -> int:

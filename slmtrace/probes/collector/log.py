@@ -61,15 +61,24 @@ class Log:
 
     def note_file(self, path: str, inode: int, device: int, size_bytes: int) -> None:
         """Give a file its path."""
+        text = self._note_text(os.fsencode(path))
+        self._append_own(_pack(time.monotonic_ns(), RingType.FILE, 0, text, inode, device, size_bytes, 0))
+
+    def note_function(self, number: int, name: str) -> None:
+        """Give the number of a probed function its name."""
+        text = self._note_text(name.encode())
+        self._append_own(_pack(time.monotonic_ns(), RingType.FUNCTION, 0, text, number, 0, 0, 0))
+
+    def _note_text(self, data: bytes) -> int:
+        """Write a text and return its id."""
         self._n_texts += 1
-        data = os.fsencode(path)
         records = []
         for start in range(0, len(data), TEXT_BYTES):
             chunk = data[start : start + TEXT_BYTES]
             words = struct.unpack("<5Q", chunk.ljust(TEXT_BYTES, b"\0"))
             records.append(_pack(words[0], RingType.TEXT, len(chunk), self._n_texts, *words[1:]))
-        records.append(_pack(time.monotonic_ns(), RingType.FILE, 0, self._n_texts, inode, device, size_bytes, 0))
         self._append_own(*records)
+        return self._n_texts
 
     def _append_own(self, *records: bytes) -> None:
         self.own += len(records)

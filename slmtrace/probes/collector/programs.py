@@ -7,13 +7,16 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from . import kept, kernel
 from .bytecode import Bytecode, with_maps
 from .compiler import bcc_version, compile_apart
+from .driver import Driver
 from .groups import CLOCK, GROUP_NAMES, RAW, TRACEPOINT, Group, Program
 from .maps import Map, cpus
 from .tracefs import find_tracefs, tracepoint_number
@@ -49,7 +52,7 @@ class Programs:
         self._maps = {layout.name: Map(layout) for layout in bytecode.maps}
         self._descriptors = [found.descriptor for found in self._maps.values()]
         self._functions = bytecode.functions
-        self._loaded: dict[str, int] = {}  # descriptors by function
+        self._loaded: dict[tuple[str, int], int] = {}  # descriptors by function and attach type
         self._attached: list[int] = []
         self.statuses = {group.name: self._attach_group(group) for group in groups}
 
@@ -92,24 +95,37 @@ class Programs:
             return f"{function} on {target}: {explain_errno(error.errno or 0, str(error))}"
         return ""
 
-    def _load(self, function: str, kind: int) -> int:
-        if function not in self._loaded:
+    def _load(self, function: str, kind: int, attach_type: int = 0) -> int:
+        key = function, attach_type
+        if key not in self._loaded:
             code = with_maps(self._functions[function], self._descriptors)
-            self._loaded[function] = kernel.load_program(function, kind, code)
-        return self._loaded[function]
+            self._loaded[key] = kernel.load_program(function, kind, code, attach_type)
+        return self._loaded[key]
 
-    def attach_function(self, path: str, offset: int, entry: str, leave: str) -> str:
-        """Attach programs to the entry and the return of a user function, given by its place in a file.
+    def attach_functions(self, path: str, offsets: Mapping[int, int], entry: str, leave: str) -> str:
+        """Attach programs to the entries and the returns of user functions, given by their places in a file.
 
-        Return what went wrong.
+        The programs know a function by its key in `offsets`. Return what went wrong.
         """
         try:
             for function, is_return in ((leave, True), (entry, False)):
-                loaded = self._load(function, kernel.KPROBE)
-                self._attached.append(kernel.attach_uprobe(path, offset, is_return, loaded))
+                load = partial(self._load, function, kernel.KPROBE)
+                self._attached += kernel.attach_uprobes(path, offsets, is_return, load)
         except OSError as error:
             return f"{entry} in {path}: {explain_errno(error.errno or 0, str(error))}"
         return ""
+
+    def attach_driver(self, driver: Driver) -> None:
+        """Attach the programs of the group cuda to the functions of the CUDA driver, and say how that fared."""
+        attached, failures = [], list(driver.troubles)
+        for library, offsets in driver.offsets().items():
+            failure = self.attach_functions(library, offsets, "on_driver_call", "on_driver_return")
+            if failure:
+                failures.append(failure)
+            else:
+                attached.append(library)
+        status = "unavailable" if not attached else "partial" if failures else "ok"
+        self.statuses["cuda"] = GroupStatus(status, "; ".join(failures), tuple(attached))
 
     def silence(self) -> None:
         """Let no program emit or count any more."""
@@ -125,7 +141,8 @@ class Programs:
 
     def self_time(self) -> dict[str, tuple[int, int, int]]:
         """Return (ns, runs, missed runs) by function since statistics were switched on."""
-        return {function: _run_statistics(descriptor) for function, descriptor in self._loaded.items()}
+        # Of a function that was loaded for two attach types, the second is the one that runs.
+        return {function: _run_statistics(descriptor) for (function, _), descriptor in self._loaded.items()}
 
 
 def _compiled(source_dir: Path, text: str, flags: list[str]) -> tuple[Bytecode, bool]:

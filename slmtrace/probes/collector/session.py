@@ -12,8 +12,8 @@ from typing import Any
 from ...capture.layout import RING, LostCause, RingType
 from ...capture.rawlog import encode_header
 from ...capture.syscalls import syscall_interests, syscall_names
-from .allocator import FUNCTIONS, allocators_of, find_sites
 from .btf import read_btf
+from .driver import find_driver
 from .files import FileFinder
 from .groups import argument_offsets, common_macros, plan_groups
 from .log import open_log
@@ -22,6 +22,7 @@ from .privileges import drop_capabilities
 from .programs import MAX_FILES, MAX_PROGRAMS, MAX_THREADS, Programs
 from .python import Runtime, RuntimeFinder
 from .ring import Ring
+from .sites import ALLOCATORS, find_sites, mapped_libraries
 from .structs import FileKey
 from .threads import Threads
 from .timing import Timing
@@ -41,6 +42,7 @@ _HTTP_CALLS = {
     "recvmsg": _RECEIVES | _MESSAGE,
     "sendmsg": _SENDS | _MESSAGE,
 }
+_ALLOCATOR_FUNCTIONS = ("malloc", "calloc", "realloc", "free")
 _COUNTER_SEEN, _COUNTER_RING_FULL, _COUNTER_THREAD_MAP_FULL = 0, 1, 2
 _MAX_REASON_CHARS = 200
 
@@ -63,10 +65,11 @@ class Session:
             "MAX_PROGRAMS": MAX_PROGRAMS,
             "THRESHOLD_NS": int(config["threshold_ns"]),
         }
-        avoid = tuple(config.get("avoid", ()))
-        groups = plan_groups(
-            read_btf(), _tracefs_or_nothing(), config["malloc"] == "full", bool(config.get("http")), avoid
-        )
+        self._is_malloc_traced = config["malloc"] == "full"
+        driver = find_driver(config.get("cuda_libraries", []))
+        extras = {"http": config.get("http"), "malloc": self._is_malloc_traced, "cuda": driver.functions}
+        wanted = tuple(name for name, is_wanted in extras.items() if is_wanted)
+        groups = plan_groups(read_btf(), _tracefs_or_nothing(), wanted, tuple(config.get("avoid", ())))
         self._timing = Timing()
         self.programs = Programs(Path(config["source_dir"]), groups, macros)
         if self.programs.statuses["tree"].status == "unavailable":
@@ -75,8 +78,11 @@ class Session:
             _write_syscall_rules(self.programs["syscall_rules"])
         if "http_calls" in self.programs:
             _write_http_calls(self.programs["http_calls"])
+        if config.get("cuda_libraries"):
+            self.programs.attach_driver(driver)
         self._log = open_log(config["log"], self._header(config, ring_bytes), config["uid"], config["gid"])
-        self._is_malloc_traced = config["malloc"] == "full"
+        for number, function in enumerate(driver.functions):
+            self._log.note_function(number, function.name)
         self.capabilities = drop_capabilities(with_uprobes=self._is_malloc_traced)
         self._ring = Ring(self.programs["ring"].descriptor, ring_bytes)
         self._ring_bytes = ring_bytes
@@ -111,7 +117,7 @@ class Session:
     def enroll(self, pid: int) -> int:
         """Follow a process and all that descends from it; return the number of threads."""
         if self._is_malloc_traced:
-            for path in allocators_of(pid):
+            for path in mapped_libraries(pid, ALLOCATORS):
                 self.probe_allocator(path)
         self._timing.begin(time.monotonic_ns())
         followed = self._threads.enroll(pid)
@@ -126,15 +132,15 @@ class Session:
             return self._probed[path]
         failures = []
         try:
-            sites = find_sites(path)
+            sites = find_sites(path, _ALLOCATOR_FUNCTIONS.__contains__)
         except (OSError, ValueError) as error:
             sites, failures = {}, [f"{path}: {error}"]
-        for function in FUNCTIONS:
+        for function in _ALLOCATOR_FUNCTIONS:
             site = sites.get(function)
             if site is None:
                 continue
             entry = f"on_{function}"
-            failure = self.programs.attach_function(path, site.offset, entry, f"{entry}_return")
+            failure = self.programs.attach_functions(path, {0: site.offset}, entry, f"{entry}_return")
             if failure:
                 failures.append(failure)
             elif site.is_slow:

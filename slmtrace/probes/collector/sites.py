@@ -1,16 +1,17 @@
-"""Where to probe an allocator: which library a process uses, and where its functions begin."""
+"""Where to probe a library of a running process: which libraries it has mapped, and where their functions begin."""
 
 from __future__ import annotations
 
 import platform
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from .elf import dynamic_symbols, file_offset
 
-FUNCTIONS = ("malloc", "calloc", "realloc", "free")
-_LIBRARIES = ("libc.so", "libc-2.", "libjemalloc", "libtcmalloc", "libmimalloc")
+ALLOCATORS = ("libc.so", "libc-2.", "libjemalloc", "libtcmalloc", "libmimalloc")
+CUDA_DRIVERS = ("libcuda.so",)
 _MAX_PROLOGUE_BYTES = 48
 
 
@@ -21,29 +22,31 @@ class Site(NamedTuple):
     is_slow: bool
 
 
-def allocators_of(pid: int) -> list[str]:
-    """Return the allocators that a process has mapped, as paths that we can open."""
+def mapped_libraries(pid: int, prefixes: tuple[str, ...]) -> list[str]:
+    """Return the libraries that a process has mapped whose names begin so, as paths that we can open."""
     try:
         lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return []
     paths = {fields[5] for fields in (line.split(None, 5) for line in lines) if len(fields) == 6}
-    ours = sorted(path for path in paths if Path(path).name.startswith(_LIBRARIES))
+    ours = sorted(path for path in paths if Path(path).name.startswith(prefixes))
     # Through the process's own root, for it may live in a container.
     return [path if Path(path).exists() else f"/proc/{pid}/root{path}" for path in ours]
 
 
-def find_sites(path: str) -> dict[str, Site]:
-    """Return where to probe each of FUNCTIONS that a library defines.
+def find_sites(path: str, is_wanted: Callable[[str], bool]) -> dict[str, Site]:
+    """Return where to probe each wanted function that a library defines; of several names of one, the first.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is not a 64-bit ELF file.
     """
+    # Not mapped: to whoever truncates it meanwhile, a privileged process would fall victim.
     image = Path(path).read_bytes()
     try:
         symbols = dynamic_symbols(image)
-        return {name: _site(image, symbols[name].address) for name in FUNCTIONS if name in symbols}
+        by_address = {symbols[name].address: name for name in sorted(filter(is_wanted, symbols), reverse=True)}
+        return {name: _site(image, address) for address, name in by_address.items()}
     except (struct.error, IndexError) as error:
         raise ValueError(f"{path} is damaged") from error
 
