@@ -48,6 +48,7 @@ enum ring_type {
 	RING_PYTHON = 24,
 	RING_SPIN = 25,
 	RING_FUNCTION = 26,
+	RING_DESCRIPTOR = 27,
 };
 
 enum fold_class {

@@ -121,7 +121,7 @@ def _detail_rows(
     event = segments.event[mine]
     known = mine[event != NO_EVENT]
     rows = segments.event[known]
-    if cause.phase is Phase.STORAGE and len(rows):
+    if (cause.phase is Phase.STORAGE or cause is Cause.OTHER_SYSCALL) and len(rows):
         yield "files", _rows_by(trace, events.file[rows], segments, known)
     if cause in _HELD:
         yield "holders", _rows_by(trace, holders(segments, mine, book), segments, mine)

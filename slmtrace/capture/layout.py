@@ -173,6 +173,7 @@ class RingType(enum.IntEnum):
     PYTHON = 24  # written by the collector; tid: tgid; a: address of the process's CPython runtime state, b: size_bytes
     SPIN = 25  # a sample that found the thread in a spin loop; a: period of the samples in ns
     FUNCTION = 26  # written by the collector; tid: string id of a name, a: the number that has it in UPROBE records
+    DESCRIPTOR = 27  # written by the collector; an open GPU device; tid: string id of its path, a: tgid, b: fd
 
 
 # How often a CPU is looked at for spin loops. In a virtual machine, such an interrupt takes several microseconds.

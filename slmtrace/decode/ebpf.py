@@ -91,6 +91,9 @@ class _Decoder:
         names, interests = syscall_names(machine), syscall_interests(machine)
         returned, argument = signed(rows.d), np.clip(rows.c, 0, _LARGEST_SIZE).astype(np.int64)
         is_read, is_sized = (np.zeros(len(rows), np.bool_) for _ in range(2))
+        is_ioctl = np.isin(rows.a, [number for number, name in names.items() if name == "ioctl"])
+        files = self._read_files(rows)
+        files[is_ioctl] = self._devices(rows.where(is_ioctl))
         for number, interest in interests.items():
             if interest.fold_class is FoldClass.READ:
                 is_read |= rows.a == number
@@ -100,7 +103,7 @@ class _Decoder:
             rows,
             EventKind.SYSCALL,
             name=self._intern(rows.a, lambda number: names.get(number, f"syscall {number}")),
-            file=self._read_files(rows),
+            file=files,
             size_bytes=np.where(is_read, np.maximum(returned, 0), np.where(is_sized, argument, 0)),
             detail=returned,
             flags=np.where(self._on_gil(rows, interests), SYSCALL_ON_GIL, 0),
@@ -131,6 +134,16 @@ class _Decoder:
         files = self._files.intern(high_half(notes.c), notes.d)
         found[is_found] = files[note[is_found]]
         return found
+
+    def _devices(self, calls: Rows) -> SmallInts:
+        """Return the GPU devices that calls of ioctl are for."""
+        noted = self._ring.of_type(RingType.DESCRIPTOR)
+        paths = {
+            (pid, descriptor): self._ring.texts.get(text, "")
+            for text, pid, descriptor in zip(noted.tid.tolist(), noted.a.tolist(), noted.b.tolist(), strict=True)
+        }
+        keys = zip(self.threads.pids_of(calls.tid).tolist(), calls.c.tolist(), strict=True)
+        return np.array([self._context.strings.intern(paths.get(key, "")) for key in keys], np.int32)
 
     def folds(self) -> Events:
         """Return the sums of short events."""

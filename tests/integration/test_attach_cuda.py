@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -123,6 +124,39 @@ def test_each_call_of_the_tree_is_one_event_and_calls_of_others_are_none(tmp_pat
     dur_ns = calls.end_ns - calls.start_ns
     assert dur_ns[names == "cuModuleLoadData"].min() >= 200_000
     assert np.median(dur_ns[names == "cuMemHostAlloc"]) < 20_000
+
+
+def test_an_ioctl_of_the_gpu_s_device_is_known_by_it(tmp_path: Path) -> None:
+    library = build_fake_driver(tmp_path)
+    device = Path("/dev/nvidia-of-a-test")
+    # A descriptor that the interpreter has not had for its own files before.
+    program = """
+import fcntl, os, sys, time
+first = os.open(sys.argv[1], 0)
+os.dup2(first, 99)
+os.close(first)
+fcntl.ioctl(99, 0x541B, b'1234')
+time.sleep(9)
+"""
+    capture = new_capture(tmp_path)
+    collector, _ = start_collector_with_answer(capture, cuda_libraries=[str(library)], threshold_ns=0)
+    device.touch()
+    try:
+        target = Target(program, str(device))
+        collector.ask(f"enroll {target.pid}", 10)
+        target.start()
+        time.sleep(0.5)
+        collector.ask("stop", 30)
+        os.kill(target.pid, signal.SIGKILL)
+        target.wait()
+    finally:
+        device.unlink()
+        collector.close(10)
+
+    context = make_context()
+    events = ebpf.decode(only_log(capture), context).events
+    is_of_device = events.file == context.strings.intern(str(device))
+    assert [context.strings[name] for name in events.name[is_of_device].tolist()] == ["ioctl"]
 
 
 def test_a_kernel_that_attaches_no_uprobes_at_once_attaches_them_one_by_one(tmp_path: Path) -> None:

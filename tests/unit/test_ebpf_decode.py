@@ -412,6 +412,19 @@ def test_other_calls_with_such_an_argument_are_not_about_the_lock(tmp_path: Path
     assert futex_flags(log, tmp_path) == [0]
 
 
+def test_an_ioctl_names_the_gpu_device_that_it_is_for(tmp_path: Path) -> None:
+    ioctl, write = 16, 1
+    log = Log().enroll().text("/dev/nvidiactl").add(RingType.DESCRIPTOR, 0, 1, PID, 7)
+    log.add(RingType.SYSCALL, 10, a=ioctl, b=5, c=7).add(RingType.SYSCALL, 20, a=ioctl, b=5, c=8)
+    log.add(RingType.SYSCALL, 30, a=write, b=5, c=7)
+
+    fragment, context = log.decode(tmp_path)
+
+    calls = fragment.events.take(fragment.events.kind == EventKind.SYSCALL)
+    assert [context.strings[file] for file in calls.file.tolist()] == ["/dev/nvidiactl", "", ""]
+    assert [context.strings[name] for name in calls.name.tolist()] == ["ioctl", "ioctl", "write"]
+
+
 def test_a_call_of_the_cuda_driver_has_its_function_s_short_name_and_its_caller(tmp_path: Path) -> None:
     log = Log().enroll().text("cuMemcpyDtoHAsync_v2_ptsz").add(RingType.FUNCTION, 0, 1, 7)
     log.add(RingType.UPROBE, 10, a=7, b=30).add(RingType.UPROBE, 50, a=8, b=5)

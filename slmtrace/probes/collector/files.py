@@ -13,6 +13,7 @@ FileId = tuple[int, int]  # device as the kernel numbers it, inode
 _FILEID_INO32_GEN = 1  # include/linux/exportfs.h
 _O_PATH = 0x200000
 _DELETED = " (deleted)"
+_GPU_DEVICES = "/dev/nvidia"  # nvidiactl, nvidia0, nvidia-uvm
 
 
 class Found(NamedTuple):
@@ -100,6 +101,23 @@ def _open_mount(device: int) -> int:
         except OSError:
             continue
     return -1
+
+
+def open_gpu_devices(pid: int) -> dict[int, str]:
+    """Return the paths of the GPU devices that a process has open, by descriptor."""
+    found: dict[int, str] = {}
+    try:
+        paths = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return found
+    for path in paths:
+        try:
+            target = str(path.readlink())
+        except OSError:  # closed meanwhile
+            continue
+        if target.startswith(_GPU_DEVICES):
+            found[int(path.name)] = target
+    return found
 
 
 def _mapped_files(pid: int) -> dict[FileId, str]:

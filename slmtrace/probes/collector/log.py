@@ -69,6 +69,11 @@ class Log:
         text = self._note_text(name.encode())
         self._append_own(_pack(time.monotonic_ns(), RingType.FUNCTION, 0, text, number, 0, 0, 0))
 
+    def note_descriptor(self, pid: int, descriptor: int, path: str) -> None:
+        """Give a process's open descriptor its path."""
+        text = self._note_text(os.fsencode(path))
+        self._append_own(_pack(time.monotonic_ns(), RingType.DESCRIPTOR, 0, text, pid, descriptor, 0, 0))
+
     def _note_text(self, data: bytes) -> int:
         """Write a text and return its id."""
         self._n_texts += 1

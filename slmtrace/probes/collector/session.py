@@ -14,7 +14,7 @@ from ...capture.rawlog import encode_header
 from ...capture.syscalls import syscall_interests, syscall_names
 from .btf import read_btf
 from .driver import find_driver
-from .files import FileFinder
+from .files import FileFinder, open_gpu_devices
 from .groups import argument_offsets, common_macros, plan_groups
 from .log import open_log
 from .maps import Map
@@ -90,6 +90,8 @@ class Session:
         self._finder = FileFinder()
         self._runtimes = RuntimeFinder(self._note_runtime)
         self._probed: dict[str, str] = {}  # allocators by path, with what went wrong
+        self._gpu_processes: set[int] = set()  # that may use the driver
+        self._has_driver = bool(driver.functions)
         self._unresolved: list[tuple[int, int, int]] = []
         self._told_lost: dict[LostCause, int] = {}
         self._next_alive = self._next_files = 0.0
@@ -121,9 +123,13 @@ class Session:
                 self.probe_allocator(path)
         self._timing.begin(time.monotonic_ns())
         followed = self._threads.enroll(pid)
-        for process in set(followed.values()):
+        processes = set(followed.values())
+        for process in processes:
             self._runtimes.add(process)
         self._runtimes.work()
+        if self._has_driver:
+            self._gpu_processes |= processes
+            self._name_devices()
         return len(followed)
 
     def probe_allocator(self, path: str) -> str:
@@ -172,6 +178,11 @@ class Session:
             key = FileKey.from_buffer_copy(value)
             self._name_file((key.device, key.inode, key.tgid))
 
+    def _name_devices(self) -> None:
+        for process in sorted(self._gpu_processes):
+            for descriptor, path in open_gpu_devices(process).items():
+                self._log.note_descriptor(process, descriptor, path)
+
     def _look_at_programs(self) -> None:
         queue = self.programs["new_programs"]
         while (value := queue.pop()) is not None:
@@ -217,6 +228,7 @@ class Session:
         while not self._ring.drain(self._log.append):
             time.sleep(0.001)
         self._name_files()
+        self._name_devices()
         unresolved, self._unresolved = self._unresolved, []
         for touched in unresolved:
             self._name_file(touched)
