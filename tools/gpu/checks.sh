@@ -16,7 +16,7 @@ limit 130 python3 tools/gpu/graphs.py --keep "$work"
 step "attached to a server"
 limit 130 python3 tools/gpu/attach.py "$model"
 step "module loading, lazy and eager"
-limit 150 python3 tools/gpu/eager.py "$model" --pairs 2 --json "$out/eager.json"
+limit 170 python3 tools/gpu/eager.py "$model" --pairs 2 --json "$out/eager.json"
 left=$((${2:-560} - (SECONDS - begin) - 20))
 step "overhead, $left s"
 if [ $left -gt 60 ]; then
