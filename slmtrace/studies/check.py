@@ -18,6 +18,8 @@ from .sequential import ALPHA, BETA, Decision, SequentialTest, Shift
 
 MIN_REPEATS, LOOK_EVERY = 4, 4
 SERIES = (LOAD, FIRST, LATER)
+# Of two tests of a window, what the more certain one says counts.
+_ORDER = (Decision.REGRESSION, Decision.PASS, Decision.UNDECIDED)
 
 Record = Callable[[], Report]
 
@@ -66,7 +68,7 @@ def check(
     """
     before, now = list(baseline), list[Report]()
     order = random.Random(seed)
-    gate = _Gate(max_regression, max_repeats)
+    gate = _Gate(max_regression, max_repeats, is_paired=record_baseline is not None and not baseline)
     while len(now) < max_repeats:
         turns = [("run", record, now), *([("baseline run", record_baseline, before)] if record_baseline else [])]
         order.shuffle(turns)
@@ -86,12 +88,17 @@ def check(
 
 
 class _Gate:
-    """A sequential test for each window that all runs have; the chance of a false alarm is shared among them."""
+    """Sequential tests for each window that all runs have; the chance of a false alarm is shared among them.
 
-    def __init__(self, max_regression: float, max_repeats: int) -> None:
+    Runs recorded in pairs are tested as pairs too: on a quiet machine the one test sees more, on one that drifts the
+    other, and either may decide.
+    """
+
+    def __init__(self, max_regression: float, max_repeats: int, *, is_paired: bool) -> None:
         self.verdicts: dict[str, SeriesVerdict] = {}
         self._limits = (max_regression, max_repeats)
-        self._tests: dict[str, SequentialTest] = {}
+        self._kinds = (False, True) if is_paired else (False,)
+        self._tests: dict[str, list[SequentialTest]] = {}
 
     def is_decided(self, before: Sequence[Report], now: Sequence[Report]) -> bool:
         """Look at what is in so far, and say whether recording more would change nothing."""
@@ -104,11 +111,18 @@ class _Gate:
         for label in labels:
             verdict = self.verdicts.get(label)
             if verdict is None or verdict.decision is Decision.UNDECIDED:
-                test = self._tests.setdefault(label, SequentialTest((), *self._limits, ALPHA / len(labels), BETA))
-                test.baseline = times_before[label]
-                self.verdicts[label] = SeriesVerdict(label, *test.look(times_now[label]))
+                tests = self._tests.setdefault(label, self._new_tests(len(labels)))
+                for test in tests:
+                    test.baseline = times_before[label]
+                looks = [SeriesVerdict(label, *test.look(times_now[label])) for test in tests]
+                self.verdicts[label] = min(looks, key=lambda one: (_ORDER.index(one.decision), one.shift.visible))
         decisions = {one.decision for one in self.verdicts.values()}
         return Decision.REGRESSION in decisions or Decision.UNDECIDED not in decisions
+
+    def _new_tests(self, n_labels: int) -> list[SequentialTest]:
+        n = len(self._kinds)
+        alpha, beta = ALPHA / (n * n_labels), BETA / n
+        return [SequentialTest((), *self._limits, alpha, beta, is_paired=kind) for kind in self._kinds]
 
 
 def _times(reports: Sequence[Report]) -> dict[str, list[float]]:

@@ -1,9 +1,11 @@
 """Tell a regression from noise with as few repeats as will do: a group-sequential rank test.
 
-At each look, the times measured so far are compared with the baseline's by the Mann-Whitney test, whose exact
-distribution under "no difference" is known whatever the noise looks like; the shift is Hodges and Lehmann's median of
-all pairwise differences, and its confidence bounds are order statistics of these differences (Hollander, Wolfe and
-Chicken, "Nonparametric Statistical Methods", 4.2-4.3). Values are compared as logarithms, so that a shift is a ratio.
+At each look, the times measured so far are compared with the baseline's by a test whose exact distribution under "no
+difference" is known whatever the noise looks like; the shift is Hodges and Lehmann's median of differences, and its
+confidence bounds are order statistics of these differences (Hollander, Wolfe and Chicken, "Nonparametric Statistical
+Methods"). Mann and Whitney's (4.2-4.3) takes the differences of all pairs of values. Wilcoxon's signed ranks (3.1-3.3)
+take those of each value and the one recorded beside it, and of these the means of all pairs: what drifts more slowly
+than a pair takes is not in them. Values are compared as logarithms, so that a shift is a ratio.
 
 Looking often must not raise the chance of a false alarm: each look may spend what Pocock's function has released by
 then and no earlier look has spent (Lan and DeMets, Biometrika 1983). The sum of what is spent bounds the chance.
@@ -12,6 +14,7 @@ then and no earlier look has spent (Lan and DeMets, Biometrika 1983). The sum of
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,7 +53,8 @@ class Shift:
 class SequentialTest:
     """One series against its baseline, look after look, until it is decided or `n_max` repeats are in.
 
-    No change and a change of `max_regression` are told apart: what lies between counts as the nearer of both.
+    No change and a change of `max_regression` are told apart: what lies between counts as the nearer of both. With
+    `is_paired`, each value belongs to the baseline's of the same place, and was recorded before or after it by chance.
     """
 
     baseline: Sequence[float]
@@ -58,6 +62,7 @@ class SequentialTest:
     n_max: int
     alpha: float = ALPHA
     beta: float = BETA
+    is_paired: bool = False
     _spent: dict[str, float] = field(default_factory=lambda: {"alpha": 0.0, "beta": 0.0})
 
     def look(self, values: Sequence[float]) -> tuple[Decision, Shift]:
@@ -66,11 +71,16 @@ class SequentialTest:
         Raises:
             ValueError: a time is not positive, or there is none.
         """
-        differences = sorted(math.log(b) - math.log(a) for b in values for a in self.baseline)
+        if self.is_paired:
+            ratios = [math.log(b) - math.log(a) for a, b in zip(self.baseline, values, strict=True)]
+            differences = sorted((x + y) / 2 for x, y in itertools.combinations_with_replacement(ratios, 2))
+            cumulative = signed_ranks(len(values))
+        else:
+            differences = sorted(math.log(b) - math.log(a) for b in values for a in self.baseline)
+            cumulative = mann_whitney(len(self.baseline), len(values))
         released = math.log(1 + (math.e - 1) * min(1.0, len(values) / self.n_max))
-        sizes = (len(self.baseline), len(values))
-        below = self._spend("alpha", self.alpha * released, sizes)
-        above = self._spend("beta", self.beta * released, sizes)
+        below = self._spend("alpha", self.alpha * released, cumulative)
+        above = self._spend("beta", self.beta * released, cumulative)
         shift = Shift(
             estimate=math.expm1(median(differences)),
             low=math.expm1(differences[below]) if below >= 0 else -math.inf,
@@ -83,27 +93,22 @@ class SequentialTest:
             return Decision.PASS, shift
         return Decision.UNDECIDED, shift
 
-    def _spend(self, kind: str, released: float, sizes: tuple[int, int]) -> int:
+    def _spend(self, kind: str, released: float, cumulative: Sequence[float]) -> int:
         """Return how many of the extreme differences lie outside the bound, less one; -1: nothing can be said yet."""
-        u = critical_u(*sizes, released - self._spent[kind])
-        if u >= 0:
-            self._spent[kind] += probability_up_to(u, *sizes)
-        return u
+        at = critical_value(cumulative, released - self._spent[kind])
+        if at >= 0:
+            self._spent[kind] += cumulative[at]
+        return at
 
 
-def critical_u(n_a: int, n_b: int, level: float) -> int:
-    """Return the largest u with P(U <= u) <= level when both samples are of one distribution; -1: there is none."""
-    cumulative = _cumulative(n_a, n_b)
-    return next((u - 1 for u, p in enumerate(cumulative) if p > level), len(cumulative) - 1)
-
-
-def probability_up_to(u: int, n_a: int, n_b: int) -> float:
-    """Return P(U <= u) of the Mann-Whitney statistic when both samples are of one distribution."""
-    return _cumulative(n_a, n_b)[u]
+def critical_value(cumulative: Sequence[float], level: float) -> int:
+    """Return the largest value of a statistic with P(it or less) <= level, by its distribution; -1: there is none."""
+    return next((value - 1 for value, p in enumerate(cumulative) if p > level), len(cumulative) - 1)
 
 
 @functools.lru_cache(maxsize=256)
-def _cumulative(n_a: int, n_b: int) -> tuple[float, ...]:
+def mann_whitney(n_a: int, n_b: int) -> tuple[float, ...]:
+    """Return P(U <= u) for each u, when both samples are of one distribution."""
     # The count of arrangements by U: each b-value joins with 0..n_a a-values below it (a Gaussian binomial).
     counts = [1]
     for step in range(1, n_b + 1):
@@ -116,8 +121,15 @@ def _cumulative(n_a: int, n_b: int) -> tuple[float, ...]:
             grown[index] = product[index] + (grown[index - step] if index >= step else 0)
         counts = grown
     total = math.comb(n_a + n_b, n_b)
-    running, cumulative = 0, []
-    for count in counts:
-        running += count
-        cumulative.append(running / total)
-    return tuple(cumulative)
+    return tuple(sum_up_to / total for sum_up_to in itertools.accumulate(counts))
+
+
+@functools.lru_cache(maxsize=256)
+def signed_ranks(n: int) -> tuple[float, ...]:
+    """Return P(W <= w) for each w, when each of n pairs is as likely to differ in one way as in the other."""
+    # The count of signs by W: each rank is in the sum or not.
+    counts = [1]
+    for rank in range(1, n + 1):
+        without, with_rank = counts + [0] * rank, [0] * rank + counts
+        counts = [a + b for a, b in zip(without, with_rank, strict=True)]
+    return tuple(sum_up_to / 2**n for sum_up_to in itertools.accumulate(counts))

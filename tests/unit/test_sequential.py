@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from slmtrace.studies.sequential import Decision, SequentialTest, critical_u, probability_up_to
+from slmtrace.studies.sequential import Decision, SequentialTest, critical_value, mann_whitney, signed_ranks
 
 # Noise like that of real runs: a narrow body, and now and then a run that something disturbed.
 DISTURBED_SHARE, DISTURBED_FACTOR = 0.05, 1.15
@@ -42,12 +42,20 @@ def enumerated(n_a: int, n_b: int, u: int) -> float:
 @pytest.mark.parametrize(("n_a", "n_b"), [(1, 1), (3, 4), (5, 2), (4, 4), (2, 7)])
 def test_the_distribution_is_that_of_all_arrangements(n_a: int, n_b: int) -> None:
     for u in range(n_a * n_b + 1):
-        assert probability_up_to(u, n_a, n_b) == pytest.approx(enumerated(n_a, n_b, u))
+        assert mann_whitney(n_a, n_b)[u] == pytest.approx(enumerated(n_a, n_b, u))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_distribution_of_signed_ranks_is_that_of_all_signs(n: int) -> None:
+    sums = [sum(itertools.compress(range(1, n + 1), signs)) for signs in itertools.product((0, 1), repeat=n)]
+
+    for w, p in enumerate(signed_ranks(n)):
+        assert p == pytest.approx(sum(value <= w for value in sums) / len(sums))
 
 
 def test_a_level_that_few_runs_cannot_reach_bounds_nothing() -> None:
-    assert critical_u(3, 3, 0.04) == -1  # the rarest arrangement has one chance in twenty
-    assert critical_u(3, 3, 0.06) == 0
+    assert critical_value(mann_whitney(3, 3), 0.04) == -1  # the rarest arrangement has one chance in twenty
+    assert critical_value(mann_whitney(3, 3), 0.06) == 0
 
 
 def test_fifty_equal_pairs_raise_no_alarm() -> None:
@@ -72,6 +80,20 @@ def test_loud_equal_runs_raise_no_alarm_either() -> None:
     decisions = [decide(rng, 0.0, sigma=0.08) for _ in range(50)]
 
     assert Decision.REGRESSION not in decisions
+
+
+def drifting_pairs(rng: random.Random, slowdown: float, n: int = 32) -> tuple[list[float], list[float]]:
+    """Make pairs on a machine that gets slower and faster by far more than the runs differ."""
+    speed = [math.exp(0.5 * math.sin(pair / 4)) for pair in range(n)]
+    return [noisy(rng, 0.012) * one for one in speed], [noisy(rng, 0.012) * one * (1 + slowdown) for one in speed]
+
+
+@pytest.mark.parametrize(("slowdown", "expected"), [(0.0, Decision.PASS), (0.05, Decision.REGRESSION)])
+def test_pairs_decide_where_drift_hides_everything_else(slowdown: float, expected: Decision) -> None:
+    before, after = drifting_pairs(random.Random(17), slowdown)
+
+    assert SequentialTest(before, 0.05, 32).look(after)[0] is Decision.UNDECIDED
+    assert SequentialTest(before, 0.05, 32, is_paired=True).look(after)[0] is expected
 
 
 def test_what_is_clear_is_decided_before_the_last_repeat() -> None:
