@@ -8,6 +8,7 @@ imports each time, and change nothing that the target can notice.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from .errors import UsageError
 from .probes.base import RecordOptions
 from .probes.registry import DEEP_PROBES, DEFAULT_PROBES, PROBES_IF_PRESENT, in_order
 from .recorder import Outcome, Recording, record
+from .recording.ending import Until
 from .recording.progress import Progress
 
 
@@ -55,6 +57,7 @@ class RunRequest:
     cache: str = ""  # cold, warm; '': as it is
     interpreter: str = ""  # hf: the Python that runs the model; '': ours
     environ: Mapping[str, str] = field(default_factory=dict)  # set for the target alone
+    limit_s: float = math.inf  # the program is ended then, and what it did by then is recorded
 
     def prepare(self, model: Model, scratch: Path, progress: Progress) -> EngineRun:
         """Return the command to record."""
@@ -110,6 +113,7 @@ def record_run(
             model=model.name,
             weight_files=model.weight_files,
             cache=request.cache,
+            until=Until(duration_s=request.limit_s),
             environ={**run.environ, **request.environ},
             floors=find_floors(model, progress.say),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -20,15 +21,17 @@ GRACE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """What ends a recording before the target ends: this many first tokens, or answered requests; 0: nothing does."""
+    """What ends a recording before the target ends: so many first tokens or answered requests (0: none), or seconds."""
 
     n_first_tokens: int = 0
     n_requests: int = 0
+    duration_s: float = math.inf
 
-    def is_reached(self, seen: Seen) -> bool:
-        """Say whether the target has done what was asked."""
+    def is_reached(self, seen: Seen, elapsed_s: float) -> bool:
+        """Say whether the target has done what was asked, or had its time."""
         return bool(
-            (self.n_first_tokens and seen.n_first_tokens >= self.n_first_tokens)
+            elapsed_s >= self.duration_s
+            or (self.n_first_tokens and seen.n_first_tokens >= self.n_first_tokens)
             or (self.n_requests and seen.n_ended >= self.n_requests)
         )
 
@@ -54,6 +57,7 @@ class Ending:
     def __init__(self, pid: int, until: Until) -> None:
         self._pid = pid
         self._until = until
+        self._begun_s = time.monotonic()
         self._kill_at_s = 0.0
 
     @property
@@ -70,7 +74,7 @@ class Ending:
         """Take the next step, if it is time for one."""
         now = time.monotonic()
         if not self.has_begun:
-            if self._until.is_reached(seen):
+            if self._until.is_reached(seen, now - self._begun_s):
                 os.kill(self._pid, signal.SIGTERM)
                 self._kill_at_s = now + GRACE_S
         elif now >= self._kill_at_s:

@@ -27,6 +27,8 @@ from .repeat import FIRST, LATER, LOAD, Run, run_once, series_of
 SCHEMA = "slmtrace.certificate/1"
 SCHEMA_FILE = "certificate.schema.json"
 N_REQUESTS, N_NEW_TOKENS = 8, 16
+# A healthy node loads and answers in a tenth of it; for large weights what a slow disk needs is added.
+LIMIT_S, SLOW_BYTES_PER_SECOND = 60.0, 100e6
 CONTEXT_LENGTHS = (2048, 4096, 8192, 16384, 32768)
 # What of the state a certificate keeps: settings and limits, no lists of files.
 _STATE_TOPICS = ("memory", "thp", "hugepages", "numa", "cgroup", "cpu", "allocator", "storage", "kernel", "gpu")
@@ -66,7 +68,8 @@ def certify(
     say("step 1 of 3: what the disk, the memory and the CPUs can do")
     forget_floors(model)
     floors = find_floors(model, progress.say)
-    request = replace(request, n_requests=N_REQUESTS, n_new_tokens=N_NEW_TOKENS)
+    limit_s = LIMIT_S + _weights_bytes(model) / SLOW_BYTES_PER_SECOND
+    request = replace(request, n_requests=N_REQUESTS, n_new_tokens=N_NEW_TOKENS, limit_s=limit_s)
     say("step 2 of 3: a load with nothing of the model in memory")
     cold = run_once(replace(request, cache="cold", n_requests=2), probes, progress)
     say(f"step 3 of 3: a load from memory, and {N_REQUESTS} requests")
@@ -97,10 +100,11 @@ def describe(model: Model, floors: Mapping[str, float], cold: Run, warm: Run) ->
     return {
         "host": dict(as_mapping(report.capture.get("host"))),
         "engine": {key: str(report.capture.get(key) or "") for key in ("engine", "engine_version", "model", "tier")},
-        "model_bytes": sum(path.stat().st_size for path in model.weight_files),
+        "model_bytes": _weights_bytes(model),
         "floors": dict(floors),
         "measures": _measures(windows, warm),
         "windows": {name: _window(window) for name, window in windows.items() if window is not None},
+        "unfinished": [name for name, run in (("cold", cold), ("warm", warm)) if not run.answers],
         "missing_sources": [one.name for one in report.sources if one.status == "unavailable"],
         "state": {topic: dict(found) if isinstance(found, Mapping) else found for topic, found in _state(report)},
         "kv_cache": kv_cache_table(model, report),
@@ -152,11 +156,15 @@ def kv_cache_table(model: Model, report: Report) -> list[dict[str, int]]:
         return []
     if not isinstance(memory_bytes, int):
         return []
-    free_bytes = max(0, memory_bytes - sum(path.stat().st_size for path in model.weight_files))
+    free_bytes = max(0, memory_bytes - _weights_bytes(model))
     return [
         {"max_model_len": n, "bytes_per_sequence": n * per_token, "sequences": free_bytes // (n * per_token)}
         for n in CONTEXT_LENGTHS
     ]
+
+
+def _weights_bytes(model: Model) -> int:
+    return sum(path.stat().st_size for path in model.weight_files)
 
 
 def _measures(windows: Mapping[str, WindowReport | None], warm: Run) -> dict[str, float]:

@@ -54,6 +54,7 @@ class Check:
 def judge(facts: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -> list[Check]:
     """Return all checks that the facts allow, the gravest first. `facts` are the measured part of a certificate."""
     checks = [
+        *_judge_time(facts),
         *_judge_floors(facts["floors"]),
         *_judge_cold_storage(facts),
         *_judge_shares(facts["windows"]),
@@ -69,6 +70,18 @@ def judge(facts: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -
 def overall(checks: list[Check]) -> str:
     """Return the gravest status."""
     return min((one.status for one in checks), key=lambda status: _GRAVITY[status], default=PASS)
+
+
+def _judge_time(facts: Mapping[str, Any]) -> Iterator[Check]:
+    """Fail a node on which a run had to be ended, and name what it spent most of its time on."""
+    for run in facts["unfinished"]:
+        windows = [window for label in (f"{run} load", "later ttft") if (window := facts["windows"].get(label))]
+        window = max(windows, key=lambda one: one["total_ns"], default={"phases": {}, "causes": {}})
+        phase = max(window["phases"], key=lambda one: window["phases"][one], default="")
+        reason = f"the {run} run had not ended after a minute or more, and was ended"
+        yield Check("time", FAIL, reason, phase, _largest_cause(window, phase))
+    if not facts["unfinished"]:
+        yield Check("time", PASS, "both runs ended by themselves")
 
 
 def _judge_floors(floors: Mapping[str, float]) -> Iterator[Check]:

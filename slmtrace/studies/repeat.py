@@ -24,7 +24,7 @@ class Run:
     """A recording explained, and what the program itself said of its answers."""
 
     report: Report
-    answers: Sequence[Answered]
+    answers: Sequence[Answered]  # empty: its time was over before it had answered all
 
 
 def run_once(request: RunRequest, probes: ProbeChoices, progress: Progress, save: Path | None = None) -> Run:

@@ -56,6 +56,7 @@ def healthy_facts() -> dict[str, Any]:
             "first ttft": window(200, compute__cpu_kernel=100),
             "later ttft": window(50, compute__cpu_kernel=40),
         },
+        "unfinished": [],
         "missing_sources": [],
         "state": {
             "memory": {"available_bytes": 32 << 30},
@@ -117,6 +118,7 @@ def test_a_healthy_node_passes_every_check() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "name"),
     [
+        ("unfinished", ["warm"], "time"),
         ("floors/disk_bytes_per_second", 20e6, "floor disk"),
         ("state/storage", limited(60_000_000), "cgroup reads"),
         ("state/storage", limited(None, 100), "cgroup reads"),
@@ -132,7 +134,7 @@ def test_a_healthy_node_passes_every_check() -> None:
         ("state/cgroup/memory_high_bytes", 1 << 20, "memory available"),
     ],
 )
-def test_each_fault_fails_its_own_check_alone(path: str, value: float, name: str) -> None:
+def test_each_fault_fails_its_own_check_alone(path: str, value: Any, name: str) -> None:
     facts = healthy_facts()
     change(facts, path, value)
 

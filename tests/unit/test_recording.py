@@ -59,11 +59,16 @@ def test_an_until_that_means_nothing_is_a_usage_error(text: str) -> None:
 
 
 def test_until_is_reached_by_first_tokens_or_by_ended_requests() -> None:
-    assert not Until(n_first_tokens=1).is_reached(Seen(n_started=3))
-    assert Until(n_first_tokens=1).is_reached(Seen(n_first_tokens=1))
-    assert not Until(n_requests=2).is_reached(Seen(n_ended=1, n_first_tokens=9))
-    assert Until(n_requests=2).is_reached(Seen(n_ended=2))
-    assert not Until().is_reached(Seen(n_ended=99, n_first_tokens=99))
+    assert not Until(n_first_tokens=1).is_reached(Seen(n_started=3), 9.0)
+    assert Until(n_first_tokens=1).is_reached(Seen(n_first_tokens=1), 9.0)
+    assert not Until(n_requests=2).is_reached(Seen(n_ended=1, n_first_tokens=9), 9.0)
+    assert Until(n_requests=2).is_reached(Seen(n_ended=2), 9.0)
+    assert not Until().is_reached(Seen(n_ended=99, n_first_tokens=99), 9.0)
+
+
+def test_until_is_reached_when_the_time_is_over() -> None:
+    assert not Until(duration_s=10.0).is_reached(Seen(), 9.9)
+    assert Until(duration_s=10.0).is_reached(Seen(), 10.0)
 
 
 def test_the_tail_follows_a_log_that_grows(tmp_path: Path) -> None:
