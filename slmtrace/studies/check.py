@@ -1,7 +1,8 @@
 """The regression gate: repeat a run until it is clear whether it is slower than its baseline, and which phase moved.
 
 The baseline is fixed (runs recorded earlier), or recorded now, turn by turn with the runs under test: on a machine
-whose speed drifts from hour to hour, only the second compares like with like.
+whose speed drifts from hour to hour, only the second compares like with like. Where other programs take the CPUs, a
+window is compared without its waits for one as well: what they take comes and goes by far more than the limit.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 from ..model.report import Report
+from ..model.taxonomy import Cause
 from ..output.diff.compare import Comparison, compare
 from .repeat import FIRST, LATER, LOAD, only_series, series_of
-from .sequential import ALPHA, BETA, Decision, SequentialTest, Shift
+from .sequential import ALPHA, BETA, Decision, SequentialTest, Shift, halfway
 
 MIN_REPEATS, LOOK_EVERY = 4, 4
 SERIES = (LOAD, FIRST, LATER)
@@ -31,6 +33,7 @@ class SeriesVerdict:
     label: str
     decision: Decision
     shift: Shift
+    is_own_time: bool = False  # it was decided without the waits for a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +93,20 @@ def check(
 class _Gate:
     """Sequential tests for each window that all runs have; the chance of a false alarm is shared among them.
 
-    Runs recorded in pairs are tested as pairs too: on a quiet machine the one test sees more, on one that drifts the
-    other, and either may decide.
+    Each window has several, and the first that can decides: the whole time tells most where nothing else runs, the time
+    without waits for a CPU where much does; and of runs recorded in pairs, the pairs where the machine drifts. Without
+    waits for a CPU a window passes only where with them it does not look slower: they may be its own threads' work.
     """
 
     def __init__(self, max_regression: float, max_repeats: int, *, is_paired: bool) -> None:
         self.verdicts: dict[str, SeriesVerdict] = {}
         self._limits = (max_regression, max_repeats)
-        self._kinds = (False, True) if is_paired else (False,)
+        self._kinds = [(own, paired) for own in (False, True) for paired in ((False, True) if is_paired else (False,))]
         self._tests: dict[str, list[SequentialTest]] = {}
 
     def is_decided(self, before: Sequence[Report], now: Sequence[Report]) -> bool:
         """Look at what is in so far, and say whether recording more would change nothing."""
-        times_before, times_now = _times(before), _times(now)
-        labels = [label for label in SERIES if label in times_before and label in times_now]
+        labels = [label for label in SERIES if all(label in series_of(one) for one in (*before, *now))]
         if not labels:
             raise UsageError(
                 "the baseline and the runs have no window in common", hint="make the baseline with the same options"
@@ -112,9 +115,13 @@ class _Gate:
             verdict = self.verdicts.get(label)
             if verdict is None or verdict.decision is Decision.UNDECIDED:
                 tests = self._tests.setdefault(label, self._new_tests(len(labels)))
-                for test in tests:
-                    test.baseline = times_before[label]
-                looks = [SeriesVerdict(label, *test.look(times_now[label])) for test in tests]
+                looks = []
+                for (is_own_time, _), test in zip(self._kinds, tests, strict=True):
+                    test.baseline = _times(before, label, is_own_time=is_own_time)
+                    seen = test.look(_times(now, label, is_own_time=is_own_time))
+                    looks.append(SeriesVerdict(label, *seen, is_own_time))
+                if any(not one.is_own_time and one.shift.estimate >= halfway(self._limits[0]) for one in looks):
+                    looks = [one for one in looks if not one.is_own_time or one.decision is not Decision.PASS]
                 self.verdicts[label] = min(looks, key=lambda one: (_ORDER.index(one.decision), one.shift.visible))
         decisions = {one.decision for one in self.verdicts.values()}
         return Decision.REGRESSION in decisions or Decision.UNDECIDED not in decisions
@@ -122,11 +129,14 @@ class _Gate:
     def _new_tests(self, n_labels: int) -> list[SequentialTest]:
         n = len(self._kinds)
         alpha, beta = ALPHA / (n * n_labels), BETA / n
-        return [SequentialTest((), *self._limits, alpha, beta, is_paired=kind) for kind in self._kinds]
+        return [SequentialTest((), *self._limits, alpha, beta, is_paired=paired) for _, paired in self._kinds]
 
 
-def _times(reports: Sequence[Report]) -> dict[str, list[float]]:
-    """Return the times of each window that every run has, in nanoseconds."""
-    series = [series_of(report) for report in reports]
-    common = [label for label in SERIES if all(label in one and one[label].total_ns > 0 for one in series)]
-    return {label: [float(one[label].total_ns) for one in series] for label in common}
+def _times(reports: Sequence[Report], label: str, *, is_own_time: bool) -> list[float]:
+    """Return the times of a window in nanoseconds, with or without its waits for a CPU."""
+    windows = [series_of(report)[label] for report in reports]
+    waits_ns = [
+        sum(share.ns for share in one.causes if is_own_time and share.cause is Cause.RUN_QUEUE) for one in windows
+    ]
+    # A window has some length, also one that was nothing but waiting.
+    return [max(1.0, float(one.total_ns - ns)) for one, ns in zip(windows, waits_ns, strict=True)]

@@ -13,6 +13,7 @@ from ..units import format_ns
 from .check import CheckResult, SeriesVerdict
 from .sequential import Decision
 
+_OWN_TIME = "without waits for a CPU"
 _WORDS = {
     Decision.REGRESSION: "REGRESSION",
     Decision.PASS: "pass",
@@ -39,7 +40,7 @@ def render_check_summary(result: CheckResult) -> str:
             _WORDS[one.decision],
             format_ns(window.total.a.ns),
             format_ns(window.total.b.ns),
-            _percent(one.shift.estimate),
+            _percent(one.shift.estimate) + (f" {_OWN_TIME}" if one.is_own_time else ""),
             _visible(one),
         ]
         for one, window in _rows(result)
@@ -101,7 +102,8 @@ def _headline(result: CheckResult) -> str:
 def _numbers(one: SeriesVerdict) -> str:
     shift = one.shift
     bounds = f"{_percent(shift.low)} to {_percent(shift.high)}"
-    return f"{_percent(shift.estimate)} ({bounds}); smallest visible regression {_visible(one)}"
+    without = f"{_OWN_TIME}: " if one.is_own_time else ""
+    return f"{without}{_percent(shift.estimate)} ({bounds}); smallest visible regression {_visible(one)}"
 
 
 def _visible(one: SeriesVerdict) -> str:

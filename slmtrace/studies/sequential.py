@@ -86,7 +86,7 @@ class SequentialTest:
             low=math.expm1(differences[below]) if below >= 0 else -math.inf,
             high=math.expm1(differences[-1 - above]) if above >= 0 else math.inf,
         )
-        half = math.expm1(math.log1p(self.max_regression) / 2)
+        half = halfway(self.max_regression)
         if shift.low > 0 and shift.estimate >= half:
             return Decision.REGRESSION, shift
         if shift.high < self.max_regression and shift.estimate < half:
@@ -99,6 +99,11 @@ class SequentialTest:
         if at >= 0:
             self._spent[kind] += cumulative[at]
         return at
+
+
+def halfway(max_regression: float) -> float:
+    """Return the change that lies as far from none as from this one."""
+    return math.expm1(math.log1p(max_regression) / 2)
 
 
 def critical_value(cumulative: Sequence[float], level: float) -> int:

@@ -21,9 +21,10 @@ from slmtrace.studies.sequential import Decision
 from tests.support.builders import MS, US, make_report, make_segments, make_window
 
 
-def make_run(wiggle: int, *, fault_ms: int = 100, prefill_ms: int = 50) -> Report:
-    """Make a run whose times differ by a few thousandths from those of another."""
+def make_run(wiggle: int, *, fault_ms: int = 100, prefill_ms: int = 50, queue_ms: int = 0) -> Report:
+    """Make a run whose times differ by a few thousandths from those of another, and that waited for a CPU."""
     load = [
+        (queue_ms * MS + US, Stage.IMPORT, Cause.RUN_QUEUE, 0, -1),
         (500 * MS + wiggle * 300 * US, Stage.IMPORT, Cause.IMPORT, 0, -1),
         (fault_ms * MS, Stage.WEIGHTS, Cause.MAJOR_FAULT, 0, -1),
     ]
@@ -82,6 +83,30 @@ def test_the_summary_is_a_table_with_a_line_for_each_window() -> None:
     for label in ("load", "first ttft", "later ttft"):
         assert f"| {label} |" in summary
     assert "compute.cpu_kernel" in summary
+
+
+def contended(**fields: int) -> Callable[[], Report]:
+    """Return what records runs beside programs that take the CPUs for as long again and longer, or not at all."""
+    numbers = itertools.cycle([(3, 900), (1, 0), (4, 2500), (0, 400), (5, 0), (2, 1700), (6, 60)])
+    runs = itertools.starmap(lambda wiggle, queue_ms: make_run(wiggle, queue_ms=queue_ms, **fields), numbers)
+    return lambda: next(runs)
+
+
+@pytest.mark.parametrize(("fault_ms", "expected"), [(100, Decision.PASS), (160, Decision.REGRESSION)])
+def test_a_load_is_decided_without_its_waits_for_a_cpu_that_others_took(fault_ms: int, expected: Decision) -> None:
+    take = contended()
+    result = check([take() for _ in range(16)], contended(fault_ms=fault_ms), max_regression=0.05, max_repeats=24)
+
+    (load,) = [one for one in result.verdicts if one.label == "load"]
+    assert (load.decision, load.is_own_time) == (expected, True)
+    assert "without waits for a CPU" in render_check_text(result)
+
+
+def test_a_longer_wait_for_a_cpu_is_a_regression_where_nothing_else_runs() -> None:
+    result = check([make_run(n % 7) for n in range(16)], recorder(queue_ms=200), max_regression=0.05, max_repeats=24)
+
+    (load,) = [one for one in result.verdicts if one.label == "load"]
+    assert (load.decision, load.is_own_time) == (Decision.REGRESSION, False)
 
 
 def test_a_baseline_recorded_now_grows_with_the_runs() -> None:
