@@ -30,6 +30,8 @@ N_REQUESTS, N_NEW_TOKENS = 8, 16
 # A healthy node loads and answers in a tenth of it; for large weights what a slow disk needs is added.
 LIMIT_S, SLOW_BYTES_PER_SECOND = 60.0, 100e6
 CONTEXT_LENGTHS = (2048, 4096, 8192, 16384, 32768)
+# memory.events of version 2, and what version 1 counts in their place.
+_LIMIT_EVENTS = ("high", "max", "failcnt")
 # What of the state a certificate keeps: settings and limits, no lists of files.
 _STATE_TOPICS = ("memory", "thp", "hugepages", "numa", "cgroup", "cpu", "allocator", "storage", "kernel", "gpu")
 
@@ -178,6 +180,7 @@ def _measures(windows: Mapping[str, WindowReport | None], warm: Run) -> dict[str
     found = {name: window.total_ns / 1e9 for name, key in names.items() if (window := windows.get(key)) is not None}
     if found.get("ttft_steady_s") and "ttft_slow_s" in found:
         found["ttft_spread"] = found["ttft_slow_s"] / found["ttft_steady_s"]
+    found |= _memory_limit_reached(warm.report)
     answers = warm.answers[1:]
     if answers:
         found["gen_latency_s"] = float(median(one.latency_s for one in answers))
@@ -186,6 +189,14 @@ def _measures(windows: Mapping[str, WindowReport | None], warm: Run) -> dict[str
         steps = [b.rss_bytes - a.rss_bytes for a, b in itertools.pairwise(answers)]
         found["rss_drift_bytes_per_request"] = float(median(steps))
     return found
+
+
+def _memory_limit_reached(report: Report) -> dict[str, float]:
+    """Return how often a run met its cgroup's memory limits; empty where nobody counts."""
+    moments = as_mapping(report.state.get("cgroup"))
+    before, after = (as_mapping(as_mapping(moments.get(key)).get("memory_events")) for key in ("before", "after"))
+    grown = [int(after[name]) - int(before[name]) for name in _LIMIT_EVENTS if name in before and name in after]
+    return {"memory_limit_reached": float(sum(grown))} if grown else {}
 
 
 def _window(window: WindowReport) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def judge(facts: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -
         *_judge_cold_storage(facts),
         *_judge_shares(facts["windows"]),
         *_judge_measures(facts),
-        *_judge_state(facts["state"], int(facts["model_bytes"])),
+        *_judge_memory(facts),
+        *_judge_state(facts["state"]),
         *_judge_read_limit(facts["state"], facts["floors"].get("disk_bytes_per_second", 0.0)),
         *_judge_evidence(facts["missing_sources"]),
         *(_judge_against(facts, baseline) if baseline is not None else ()),
@@ -113,7 +114,11 @@ def _judge_cold_storage(facts: Mapping[str, Any]) -> Iterator[Check]:
 
 
 def _judge_shares(windows: Mapping[str, Any]) -> Iterator[Check]:
-    """Judge the share of a window that a healthy node does not spend on this cause."""
+    """Judge the share of a window that a healthy node does not spend on this cause.
+
+    Of contention it is the share of the whole window; of all else, of what is left beside it: a busy neighbour must not
+    make any other fault look small.
+    """
     rules: tuple[tuple[str, str, tuple[str, ...], float, float], ...] = (
         ("CPU contention", "scheduler", ("run_queue",), 0.15, 0.4),
         ("CPU quota", "scheduler", ("cpu_throttled",), 0.02, 0.15),
@@ -126,11 +131,13 @@ def _judge_shares(windows: Mapping[str, Any]) -> Iterator[Check]:
             if window is None or not window["total_ns"]:
                 continue
             ns = {cause: window["causes"].get(f"{phase}.{cause}", 0) for cause in causes}
-            share = sum(ns.values()) / window["total_ns"]
+            others_ns = 0 if "run_queue" in causes else window["causes"].get("scheduler.run_queue", 0)
+            share = sum(ns.values()) / max(1, window["total_ns"] - others_ns)
             status = FAIL if share > fail else WARN if share > warn else PASS
             worst = max(causes, key=lambda cause: ns[cause])
             limit = 100 * (fail if status == FAIL else warn)
-            reason = f"{100 * share:.1f} % of the {label} (limit {limit:.0f} %)"
+            beside = " beside its waits for a CPU" if others_ns else ""
+            reason = f"{100 * share:.1f} % of the {label}{beside} (limit {limit:.0f} %)"
             yield Check(f"{name}, {label}", status, reason, phase, worst)
 
 
@@ -153,15 +160,25 @@ def _judge_measures(facts: Mapping[str, Any]) -> Iterator[Check]:
         yield Check("steadiness", status, reason, *where)
 
 
-def _judge_state(state: Mapping[str, Any], model_bytes: int) -> Iterator[Check]:
-    memory, thp, cgroup, cpu = (as_mapping(state.get(key)) for key in ("memory", "thp", "cgroup", "cpu"))
+def _judge_memory(facts: Mapping[str, Any]) -> Iterator[Check]:
+    """Judge whether the weights, and a program around them, have the memory that they need."""
+    memory, cgroup = (as_mapping(facts["state"].get(key)) for key in ("memory", "cgroup"))
     known = (memory.get("available_bytes"), cgroup.get("memory_max_bytes"), cgroup.get("memory_high_bytes"))
     available = min((one for one in known if isinstance(one, int)), default=None)
-    if available is not None:
-        status = FAIL if available < model_bytes else WARN if available < 2 * model_bytes else PASS
-        of = "available" if available == known[0] else "allowed by a cgroup"
-        reason = f"{format_bytes(available)} {of}, for weights of {format_bytes(model_bytes)}"
-        yield Check("memory available", status, reason, "allocator")
+    if available is None:
+        return
+    model_bytes, n_reached = int(facts["model_bytes"]), int(facts["measures"].get("memory_limit_reached", 0))
+    is_cgroup = available != known[0]
+    is_short = available < 2 * model_bytes
+    status = FAIL if available < model_bytes or (is_short and n_reached) else WARN if is_short else PASS
+    of = "allowed by a cgroup" if is_cgroup else "available"
+    reached = f", and the limit was met {n_reached} times" if is_cgroup and n_reached else ""
+    reason = f"{format_bytes(available)} {of}, for weights of {format_bytes(model_bytes)}{reached}"
+    yield Check("memory available", status, reason, "allocator")
+
+
+def _judge_state(state: Mapping[str, Any]) -> Iterator[Check]:
+    thp, cgroup, cpu = (as_mapping(state.get(key)) for key in ("thp", "cgroup", "cpu"))
     sizes_kb = [size_kb for one in _devices(state) if isinstance(size_kb := one.get("read_ahead_kb"), int)]
     rules: tuple[tuple[str, bool, str, str], ...] = (
         (

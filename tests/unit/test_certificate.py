@@ -190,6 +190,26 @@ def test_unsteady_first_tokens_name_what_made_the_slow_ones_slow() -> None:
     assert (failed.name, failed.phase, failed.cause) == ("steadiness", "scheduler", "run_queue")
 
 
+def test_memory_that_is_short_fails_once_its_limit_was_met() -> None:
+    def status(n_reached: float) -> str:
+        facts = healthy_facts()
+        change(facts, "state/cgroup/memory_max_bytes", 3 << 29)
+        change(facts, "measures/memory_limit_reached", n_reached)
+        return next(one.status for one in judge(facts) if one.name == "memory available")
+
+    assert (status(0.0), status(7.0)) == ("warn", "fail")
+
+
+def test_a_busy_neighbour_does_not_hide_another_fault() -> None:
+    facts = healthy_facts()
+    change(facts, "windows/warm load/causes/scheduler.run_queue", 2_000_000_000)
+    change(facts, "windows/warm load/causes/allocator.reclaim", 300_000_000)
+
+    failed = {one.name for one in judge(facts) if one.status == "fail"}
+
+    assert failed == {"CPU contention, warm load", "memory pressure, warm load"}
+
+
 def test_a_limit_on_reads_far_above_what_the_device_gives_passes() -> None:
     facts = healthy_facts()
     change(facts, "state/storage", limited(8_000_000_000))
