@@ -18,6 +18,8 @@ from ..model.taxonomy import Cause, Phase
 Floats = NDArray[np.float64]
 MIN_NODES, MIN_Z, MIN_SHARE = 4, 5.0, 0.15
 _SCALE = 1.4826
+# Of few values the MAD is too small on average (Croux and Rousseeuw, COMPSTAT 1992, by the number of values).
+_FEW = {4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}
 _WINDOW_OF = {
     "cold_load_real_s": "cold load",
     "warm_load_real_s": "warm load",
@@ -181,7 +183,8 @@ def _middle(values: Floats) -> tuple[float, float]:
 def _z(values: Floats, middle: tuple[float, float]) -> Floats:
     median, mad = middle
     # Equal values have no spread at all; half a percent of the median is below any timer's noise.
-    spread = max(_SCALE * mad, 0.005 * abs(median), 1e-12)
+    n = int(np.count_nonzero(~np.isnan(values)))
+    spread = max(_SCALE * _FEW.get(n, n / max(n - 0.8, 0.2)) * mad, 0.005 * abs(median), 1e-12)
     z: Floats = np.nan_to_num((values - median) / spread)
     return z
 

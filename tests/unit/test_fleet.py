@@ -104,7 +104,8 @@ def test_another_model_makes_another_kind_and_a_failed_check_comes_with_its_caus
     row = make_row("a", make_certificate(facts).data)
 
     assert row["sku"] == fleet_rows(1)[0]["sku"].replace("hf tiny", "hf half")
-    assert row["reason"] == "CPU quota, warm load: 50.0 % of the warm load (limit 15 %) [scheduler.cpu_throttled]"
+    reason = "CPU quota, warm load: 50.5 % of the warm load beside its waits for a CPU (limit 15 %)"
+    assert row["reason"] == f"{reason} [scheduler.cpu_throttled]"
 
 
 def test_nodes_without_a_certificate_are_reported_with_their_reason() -> None:
@@ -152,6 +153,15 @@ def test_what_a_node_printed_becomes_its_row_and_a_failure_its_last_words() -> N
     assert told["reason"] == "exit code 1; no torch; try: pip install torch"
     assert parse_answer("c", "", -9, "")["reason"] == "exit code -9"
     assert parse_answer("d", "", 1, "Traceback\nMemoryError\n")["reason"] == "exit code 1; MemoryError"
+
+
+def test_the_deviation_of_few_nodes_is_taken_for_larger_than_that_of_many() -> None:
+    def n_outliers(n_alike: int) -> int:
+        times = [*(1.0 + 0.02 * (number % 5 - 2) for number in range(n_alike)), 1.165]
+        rows = [{**row, "warm_load_real_s": time} for row, time in zip(fleet_rows(n_alike + 1), times, strict=True)]
+        return sum(one.metric == "warm_load_real_s" for one in compare_fleet(columns(rows)).outliers)
+
+    assert (n_outliers(4), n_outliers(40)) == (0, 1)
 
 
 def test_parquet_gives_back_what_was_written(tmp_path: Path) -> None:
