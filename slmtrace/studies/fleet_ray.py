@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ class _Task:
     attempt: int
     reference: Any
     deadline_s: float
+    failure: str = ""  # why its worker went away, until it is known whether the node did
 
 
 def run_fleet(
@@ -43,19 +45,26 @@ def run_fleet(
     Raises:
         SlmtraceError: ray is not installed, or there is no cluster at `address`.
     """
-    ray = _connect(address)
+    with _connected(address) as ray:
+        return _ask_all(ray, list(arguments), limit_s, retries, say)
+
+
+def _ask_all(ray: Any, arguments: list[str], limit_s: float, retries: int, say: Callable[[str], None]) -> list[Row]:
     known = {str(node["NodeID"]): node for node in ray.nodes()}
     rows = [missing_row(_name(node), DEAD, "was dead at the start") for node in known.values() if not node["Alive"]]
     remote = ray.remote(num_cpus=0, max_retries=0)(certify_here)
 
     def start(node_id: str, attempt: int) -> _Task:
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
-        reference = remote.options(scheduling_strategy=strategy).remote(list(arguments), limit_s)
+        reference = remote.options(scheduling_strategy=strategy).remote(arguments, limit_s)
         return _Task(node_id, _name(known[node_id]), attempt, reference, time.monotonic() + limit_s + GRACE_S)
 
     tasks = [start(node_id, 0) for node_id, node in known.items() if node["Alive"]]
     while tasks:
-        ready, _ = ray.wait([task.reference for task in tasks], num_returns=1, timeout=_POLL_S)
+        asked = [task.reference for task in tasks if not task.failure]
+        if not asked:
+            time.sleep(_POLL_S)
+        ready = ray.wait(asked, num_returns=1, timeout=_POLL_S)[0] if asked else []
         alive = {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
         waiting: list[_Task] = []
         for task in tasks:
@@ -100,17 +109,26 @@ def _look(ray: Any, task: _Task, *, is_ready: bool, is_alive: bool) -> Row | Non
     if is_ready:
         try:
             output, code, error = ray.get(task.reference)
+        except ray.exceptions.RayTaskError as failure:
+            return missing_row(task.name, FAILED, _first_line(failure))
         except ray.exceptions.RayError as failure:
-            first = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
-            return missing_row(task.name, FAILED if is_alive else DEAD, first)
-        return missing_row(task.name, HUNG, error) if code == -1 else parse_answer(task.name, output, code, error)
+            # A worker that is gone may be the first sign of a node that is.
+            task.failure, task.deadline_s = _first_line(failure), time.monotonic() + GRACE_S
+        else:
+            return missing_row(task.name, HUNG, error) if code == -1 else parse_answer(task.name, output, code, error)
     if not is_alive:
         return missing_row(task.name, DEAD, "died while it was asked")
     if time.monotonic() > task.deadline_s:
+        if task.failure:
+            return missing_row(task.name, FAILED, task.failure)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.cancel(task.reference, force=True)
         return missing_row(task.name, HUNG, "did not answer in time")
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _name(node: dict[str, Any]) -> str:
@@ -118,17 +136,26 @@ def _name(node: dict[str, Any]) -> str:
     return f"{node.get('NodeManagerHostname') or 'node'}-{str(node['NodeID'])[:8]}"
 
 
-def _connect(address: str | None) -> Any:
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Yield ray, connected to the cluster, and let go of it if it was not connected before."""
     try:
         import ray  # noqa: PLC0415
         import ray.util.scheduling_strategies  # noqa: PLC0415
     except ImportError as error:
         raise SlmtraceError("fleet run needs ray", hint="pip install 'slmtrace[fleet]'") from error
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        yield ray
+        return
+    # Ray prints the log of each raylet that dies, to where our answer goes.
+    with contextlib.redirect_stdout(io.StringIO()):
         try:
             ray.init(address=address or "auto", log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise SlmtraceError(
                 f"there is no Ray cluster at {address or 'the usual place'}", hint="ray start --head, or --address"
             ) from error
-    return ray
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
