@@ -8,6 +8,7 @@ from ..output.plain import plain
 from ..units import format_ns
 from .certificate import Certificate
 from .judge import PASS
+from .remedies import find_remedy
 
 
 def render_certificate_text(certificate: Certificate) -> str:
@@ -18,7 +19,8 @@ def render_certificate_text(certificate: Certificate) -> str:
         f"{certificate.verdict.upper()}  {_subject(certificate)}, {len(checks)} checks in {data['took_s']:.0f} s",
         "",
     ]
-    lines += [f"  {one.status:<4}  {plain(one.text, 400)}" for one in bad]
+    for one in bad:
+        lines += [f"  {one.status:<4}  {plain(one.text, 400)}", f"        try: {find_remedy(one.name)}"]
     lines += [""] if bad else []
     lines += [f"  {name:<32} {value:.6g}" for name, value in {**data["measures"], **data["floors"]}.items()]
     return "\n".join(lines) + "\n"
@@ -34,7 +36,13 @@ def render_certificate_html(certificate: Certificate) -> str:
         bar = phase_bar(phases, share_of_width=window["total_ns"] / max(longest, 1), is_small=True)
         windows.append([text(name), format_ns(window["total_ns"]), bar])
     checks = [
-        [text(one.name), text(one.status), text(one.text.removeprefix(f"{one.name}: "))] for one in certificate.checks
+        [
+            text(one.name),
+            text(one.status),
+            text(one.text.removeprefix(f"{one.name}: ")),
+            text(find_remedy(one.name) if one.status != PASS else ""),
+        ]
+        for one in certificate.checks
     ]
     numbers = [[text(name), f"{value:.6g}"] for name, value in {**data["measures"], **data["floors"]}.items()]
     kv = [
@@ -45,7 +53,7 @@ def render_certificate_html(certificate: Certificate) -> str:
     body = [
         f"<h1>Node certificate: <span{kind}>{text(certificate.verdict)}</span></h1>",
         f'<p class="soft">{text(_subject(certificate))} · {text(data["created"])} · {data["took_s"]:.0f} s</p>',
-        table(["check", "status", "reason"], checks, wide=["reason"]),
+        table(["check", "status", "reason", "remedy"], checks, wide=["reason", "remedy"]),
         f'<h2>Where the time went</h2><ul class="legend">{legend}</ul>',
         table(["window", "total", "phases"], windows, wide=["phases"]),
         "<h2>Numbers</h2>",

@@ -23,6 +23,7 @@ from slmtrace.studies.certificate import (
 )
 from slmtrace.studies.certificate_output import render_certificate_html, render_certificate_text
 from slmtrace.studies.judge import judge, overall
+from slmtrace.studies.remedies import find_remedy
 from slmtrace.studies.repeat import Run
 from tests.support.builders import MS, make_report, make_segments, make_window
 
@@ -237,6 +238,16 @@ def test_a_file_that_is_no_certificate_is_refused(tmp_path: Path) -> None:
         read_certificate(tmp_path / "x.json")
 
 
+def test_every_check_comes_with_a_remedy() -> None:
+    facts = healthy_facts()
+    change(facts, "floors/h2d_bytes_per_second", 20e9)
+
+    names = [one.name for one in judge(facts, healthy_facts())]
+
+    assert [name for name in names if not find_remedy(name)] == []
+    assert "floor h2d" in names
+
+
 def test_text_and_page_say_the_verdict_and_the_reason() -> None:
     facts = copy.deepcopy(healthy_facts())
     change(facts, "floors/disk_bytes_per_second", 20e6)
@@ -244,4 +255,5 @@ def test_text_and_page_say_the_verdict_and_the_reason() -> None:
 
     assert render_certificate_text(certificate).startswith("FAIL")
     for shown in (render_certificate_text(certificate), render_certificate_html(certificate)):
+        assert "iostat -x 1" in shown
         assert "the model&#x27;s device delivers 20.0 MB/s".replace("&#x27;", "'") in shown.replace("&#x27;", "'")
