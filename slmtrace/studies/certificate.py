@@ -22,7 +22,7 @@ from ..model.taxonomy import Phase, WindowKind
 from ..output.summary import as_mapping, state_before
 from ..recording.progress import Progress
 from .judge import SLOW, Check, judge, overall
-from .repeat import FIRST, LATER, LOAD, Run, run_once, series_of
+from .repeat import FIRST, LATER, LOAD, Run, own_ns, run_once, series_of
 
 SCHEMA = "slmtrace.certificate/1"
 SCHEMA_FILE = "certificate.schema.json"
@@ -98,7 +98,7 @@ def describe(model: Model, floors: Mapping[str, float], cold: Run, warm: Run) ->
     windows |= {(f"warm {LOAD}" if name == LOAD else name): one for name, one in series_of(report).items()}
     if len(later) > 2:
         # Whatever else runs on a node disturbs one request now and then: the slowest of all says nothing.
-        windows[SLOW] = sorted(later, key=lambda one: one.total_ns)[3 * len(later) // 4]
+        windows[SLOW] = sorted(later, key=own_ns)[3 * len(later) // 4]
     return {
         "host": dict(as_mapping(report.capture.get("host"))),
         "engine": {key: str(report.capture.get(key) or "") for key in ("engine", "engine_version", "model", "tier")},
@@ -178,8 +178,9 @@ def _measures(windows: Mapping[str, WindowReport | None], warm: Run) -> dict[str
         "ttft_slow_s": SLOW,
     }
     found = {name: window.total_ns / 1e9 for name, key in names.items() if (window := windows.get(key)) is not None}
-    if found.get("ttft_steady_s") and "ttft_slow_s" in found:
-        found["ttft_spread"] = found["ttft_slow_s"] / found["ttft_steady_s"]
+    steady, slow = windows.get(LATER), windows.get(SLOW)
+    if steady is not None and slow is not None:
+        found["ttft_spread"] = own_ns(slow) / own_ns(steady)
     found |= _memory_limit_reached(warm.report)
     answers = warm.answers[1:]
     if answers:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 from ..model.report import Report
-from ..model.taxonomy import Cause
 from ..output.diff.compare import Comparison, compare
-from .repeat import FIRST, LATER, LOAD, only_series, series_of
+from .repeat import FIRST, LATER, LOAD, only_series, own_ns, series_of
 from .sequential import ALPHA, BETA, Decision, SequentialTest, Shift, halfway
 
 MIN_REPEATS, LOOK_EVERY = 4, 4
@@ -135,8 +134,4 @@ class _Gate:
 def _times(reports: Sequence[Report], label: str, *, is_own_time: bool) -> list[float]:
     """Return the times of a window in nanoseconds, with or without its waits for a CPU."""
     windows = [series_of(report)[label] for report in reports]
-    waits_ns = [
-        sum(share.ns for share in one.causes if is_own_time and share.cause is Cause.RUN_QUEUE) for one in windows
-    ]
-    # A window has some length, also one that was nothing but waiting.
-    return [max(1.0, float(one.total_ns - ns)) for one, ns in zip(windows, waits_ns, strict=True)]
+    return [float(own_ns(one) if is_own_time else one.total_ns) for one in windows]

@@ -156,7 +156,10 @@ def _judge_measures(facts: Mapping[str, Any]) -> Iterator[Check]:
             if status != PASS
             else ("", "")
         )
-        reason = f"one in four steady first tokens took {spread:.1f} times the median or more (limit 2.5)"
+        reason = (
+            f"one in four steady first tokens took {spread:.1f} times the median or more, beside waits for a CPU "
+            "(limit 2.5)"
+        )
         yield Check("steadiness", status, reason, *where)
 
 

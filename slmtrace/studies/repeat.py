@@ -12,6 +12,7 @@ from ..builtin import Answered, ProbeChoices, RunRequest, record_run
 from ..errors import LaunchError, SlmtraceError
 from ..instrument.environment import QUIET
 from ..model.report import Report, WindowReport
+from ..model.taxonomy import Cause
 from ..output.json_ import render_json
 from ..output.summary import shown_windows
 from ..recording.progress import Progress
@@ -56,6 +57,11 @@ def run_once(request: RunRequest, probes: ProbeChoices, progress: Progress, save
 def series_of(report: Report) -> Mapping[str, WindowReport]:
     """Return the windows that studies follow: the load, the first request, and the median of the later ones."""
     return {one.label: one.window for one in shown_windows(report) if one.label in (LOAD, FIRST, LATER)}
+
+
+def own_ns(window: WindowReport) -> int:
+    """Return a window's length without its waits for a CPU, which other programs had; at least 1."""
+    return max(1, window.total_ns - sum(share.ns for share in window.causes if share.cause is Cause.RUN_QUEUE))
 
 
 def only_series(report: Report) -> Report:

@@ -76,12 +76,15 @@ def make_certificate(facts: dict[str, Any]) -> Certificate:
 
 
 def test_two_slow_later_requests_widen_the_spread_and_one_or_the_first_does_not() -> None:
-    def spread(*prefills_ms: int) -> float:
+    def spread(*prefills_ms: int, cause: Cause = Cause.CPU_KERNEL) -> float:
         windows = [
             make_window(
                 WindowKind.TTFT,
                 index,
-                make_segments(10**9 * index, [(ms * MS, Stage.PREFILL, Cause.CPU_KERNEL, 0, -1)]),
+                make_segments(
+                    10**9 * index,
+                    [(10 * MS, Stage.PREFILL, Cause.CPU_KERNEL, 0, -1), (ms * MS, Stage.PREFILL, cause, 0, -1)],
+                ),
             )
             for index, ms in enumerate(prefills_ms)
         ]
@@ -90,7 +93,8 @@ def test_two_slow_later_requests_widen_the_spread_and_one_or_the_first_does_not(
 
     assert spread(900, 10, 10, 10, 10, 10, 10, 10) == 1
     assert spread(10, 10, 90, 10, 10, 10, 10, 10) == 1
-    assert spread(10, 10, 90, 10, 10, 80, 10, 10) == 8
+    assert spread(10, 10, 90, 10, 10, 70, 10, 10) == 4
+    assert spread(10, 10, 90, 10, 10, 70, 10, 10, cause=Cause.RUN_QUEUE) == 1
 
 
 def limited(bytes_per_second: int | None, requests_per_second: int | None = None) -> list[dict[str, Any]]:
@@ -184,11 +188,11 @@ def test_unsteady_first_tokens_name_what_made_the_slow_ones_slow() -> None:
     change(facts, "measures/ttft_spread", 9.0)
     facts["windows"]["slow ttft"] = copy.deepcopy(facts["windows"]["later ttft"])
     change(facts, "windows/slow ttft/phases/scheduler", 400_000_000)
-    change(facts, "windows/slow ttft/causes/scheduler.run_queue", 400_000_000)
+    change(facts, "windows/slow ttft/causes/scheduler.gil_wait", 400_000_000)
 
     (failed,) = [one for one in judge(facts) if one.status == "fail"]
 
-    assert (failed.name, failed.phase, failed.cause) == ("steadiness", "scheduler", "run_queue")
+    assert (failed.name, failed.phase, failed.cause) == ("steadiness", "scheduler", "gil_wait")
 
 
 def test_memory_that_is_short_fails_once_its_limit_was_met() -> None:
