@@ -34,7 +34,8 @@ _IMPORT_ERRORS = "() => Number(window.app.trace.traceInfo.importErrors)"
 _PINNED = "() => window.ctx.workspace.pinnedTracks.map((node) => node.name)"
 _SHOWN_NS = "() => Number(window.ctx.timeline.visibleWindow.toTimeSpan().duration)"
 _PHASES_BY_WINDOW = """
-    select extract_arg(arg_set_id, 'debug.window') window, extract_arg(arg_set_id, 'debug.phase') phase, sum(dur) ns
+    select coalesce(extract_arg(arg_set_id, 'debug.window'), 'load') window,
+           extract_arg(arg_set_id, 'debug.phase') phase, sum(dur) ns
     from slice where category = 'critical_path' group by 1, 2
 """
 

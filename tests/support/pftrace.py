@@ -8,6 +8,8 @@ from typing import Any
 
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
 
+from slmtrace.output.perfetto.emit import EVENT_SEQUENCE
+
 _BEGIN, _END, _INSTANT, _COUNTER = 1, 2, 3, 4
 _BOOTTIME = 6
 _TYPE_NAMES = {_BEGIN: "BEGIN", _END: "END", _INSTANT: "INSTANT", _COUNTER: "COUNTER"}
@@ -51,20 +53,23 @@ def decode(content: bytes) -> DecodedTrace:
     trace = pb.Trace.FromString(content)
     decoded = DecodedTrace(list(trace.packet))
     interned: dict[str, dict[int, str]] = defaultdict(dict)
-    start_ns = default_track = 0
+    now_ns = default_track = 0
     for packet in decoded.packets:
         if packet.HasField("trace_packet_defaults") and packet.trace_packet_defaults.timestamp_clock_id:
             default_track = packet.trace_packet_defaults.track_event_defaults.track_uuid
             clocks = {clock.clock_id: clock.timestamp for clock in packet.clock_snapshot.clocks}
-            start_ns = clocks.get(_BOOTTIME, start_ns)
+            now_ns = clocks.get(_BOOTTIME, now_ns)
         if packet.HasField("track_descriptor"):
             decoded.tracks[packet.track_descriptor.uuid] = packet.track_descriptor
         for entries in ("event_names", "event_categories", "debug_annotation_names"):
             interned[entries].update({entry.iid: entry.name for entry in getattr(packet.interned_data, entries)})
         for entry in packet.interned_data.debug_annotation_string_values:
             interned["texts"][entry.iid] = entry.str.decode()
+        if packet.trusted_packet_sequence_id == EVENT_SEQUENCE:
+            # An incremental clock: each time counts from the one before, backwards too, modulo 2^64.
+            now_ns = (now_ns + packet.timestamp) % (1 << 64)
         if packet.HasField("track_event"):
-            decoded.events.append(_event(packet, interned, start_ns, default_track))
+            decoded.events.append(_event(packet, interned, now_ns, default_track))
     _pair_up(decoded)
     return decoded
 
@@ -93,15 +98,16 @@ def dump(content: bytes) -> str:
 
 
 def _is_resolved(packet: Any) -> bool:
-    """Return whether a packet only holds strings or the default track of events."""
+    """Return whether a packet only holds strings, the default track of events, or a step back in time."""
+    is_step_back = packet.trusted_packet_sequence_id == EVENT_SEQUENCE and packet.HasField("timestamp")
     is_of_strings = packet.HasField("interned_data") and not packet.HasField("trace_packet_defaults")
-    return is_of_strings or packet.trace_packet_defaults.HasField("track_event_defaults")
+    return is_step_back or is_of_strings or packet.trace_packet_defaults.HasField("track_event_defaults")
 
 
-def _event(packet: Any, interned: dict[str, dict[int, str]], start_ns: int, default_track: int) -> dict[str, Any]:
+def _event(packet: Any, interned: dict[str, dict[int, str]], ts_ns: int, default_track: int) -> dict[str, Any]:
     event = packet.track_event
     return {
-        "ts": start_ns + packet.timestamp,
+        "ts": ts_ns,
         "type": event.type,
         "track": event.track_uuid or default_track,
         "name": interned["event_names"][event.name_iid] if event.name_iid else "",

@@ -10,14 +10,14 @@ from slmtrace.output.perfetto.header import BREAKDOWN_KEY
 from .trace_processor import TraceProcessor
 
 _PATH_BY_WINDOW = """
-    select extract_arg(slice.arg_set_id, 'debug.window') as window, sum(slice.dur) as dur,
+    select coalesce(extract_arg(slice.arg_set_id, 'debug.window'), 'load') as window, sum(slice.dur) as dur,
            min(slice.ts) as first_ts, max(slice.ts + slice.dur) as last_ts
     from slice join track on slice.track_id = track.id
     where track.name = 'critical path' group by 1
 """
 _PHASES_BY_WINDOW = """
-    select extract_arg(arg_set_id, 'debug.window') as window, extract_arg(arg_set_id, 'debug.phase') as phase,
-           sum(dur) as dur
+    select coalesce(extract_arg(arg_set_id, 'debug.window'), 'load') as window,
+           extract_arg(arg_set_id, 'debug.phase') as phase, sum(dur) as dur
     from slice where category = 'critical_path' group by 1, 2
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from slmtrace.model.taxonomy import Cause, Phase
 from slmtrace.model.trace import Trace
 from slmtrace.model.windows import marks
 from slmtrace.output.json_ import check_conservation
+from slmtrace.output.perfetto import write_perfetto
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MS = 1_000_000
@@ -39,6 +41,14 @@ def analysed(name: str, place: Path) -> Analysed:
         archive.extractall(place, filter="data")
     trace = load(Capture.open(place / name))
     return trace, build_report(trace)
+
+
+def test_a_slice_takes_at_most_50_bytes_and_15_deflated(deep: Analysed, tmp_path: Path) -> None:
+    written = write_perfetto(*deep, tmp_path / "trace.pftrace")
+
+    deflated = zlib.compress((tmp_path / "trace.pftrace").read_bytes())
+    assert written.size_bytes <= 50 * written.n_slices
+    assert len(deflated) <= 15 * written.n_slices
 
 
 def ns_by_cause(window: WindowReport) -> Mapping[Cause, int]:

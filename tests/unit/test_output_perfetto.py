@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
 
 from slmtrace.errors import CaptureError
 from slmtrace.model.events import NO_EVENT, EventKind, make_events
@@ -51,21 +52,16 @@ def test_the_first_request_is_only_a_first_use_after_a_load() -> None:
     assert ["ttft 0: 38.0 ms" in each for each in names] == [False, True]
 
 
-def test_a_padded_varint_reads_as_the_number_it_stands_for() -> None:
-    values = np.array([0, 1, 127, 128, 300, 2**62], np.int64)
+def test_the_rows_of_a_table_are_encoded_as_protobuf_would() -> None:
+    values = [0, 1, 127, 128, 300, 2**62, -1]
+    expected = pb.Trace()
+    for value in values:
+        expected.packet.add(timestamp=value % (1 << 64)).track_event.track_uuid = 300
 
-    encoded = b"".join(wire.encode(wire.message(1, wire.integer(8, values)), len(values)))
+    packet = wire.integer(8, np.array(values)) + wire.message(11, wire.integer(11, np.full(len(values), 300)))
+    encoded = b"".join(wire.encode(wire.message(1, packet), len(values)))
 
-    row = len(encoded) // len(values)
-    assert row == 1 + 1 + 1 + 9
-    decoded = [_read_padded(encoded[low + 3 : low + row]) for low in range(0, len(encoded), row)]
-    assert decoded == values.tolist()
-
-
-def _read_padded(octets: bytes) -> int:
-    assert all(octet & 0x80 for octet in octets[:-1])
-    assert not octets[-1] & 0x80
-    return sum((octet & 0x7F) << 7 * place for place, octet in enumerate(octets))
+    assert encoded == expected.SerializeToString(deterministic=True)
 
 
 def test_tables_longer_than_a_chunk_lose_no_row() -> None:
@@ -73,7 +69,7 @@ def test_tables_longer_than_a_chunk_lose_no_row() -> None:
 
     encoded = b"".join(wire.encode(wire.integer(1, np.arange(n)), n))
 
-    assert len(encoded) == n * (1 + 3)
+    assert len(encoded) == sum(1 + len(wire.encode_varint(value)) for value in range(n))
 
 
 def test_the_same_capture_gives_the_same_bytes_and_another_analysis_another_identity() -> None:

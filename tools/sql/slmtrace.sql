@@ -18,7 +18,7 @@ SELECT
   id,
   ts,
   dur,
-  extract_arg(arg_set_id, 'debug.window') AS label,
+  coalesce(extract_arg(arg_set_id, 'debug.window'), 'load') AS label,
   substr(name, 1, instr(name, ':') - 1) AS stage,
   extract_arg(arg_set_id, 'debug.phase') AS phase,
   substr(name, instr(name, ':') + 2) AS cause,

@@ -10,7 +10,7 @@ from ...model.taxonomy import Cause, Phase, Stage, WindowKind
 from ...model.trace import Trace
 from ...model.tracks import NO_TRACK, TrackKind
 from ...units import format_ns, format_share
-from .emit import Arg, EventWriter, Slices
+from .emit import Arg, EventWriter, Slices, unless
 from .flows import FIRST_HOP_FLOW
 from .groups import Groups, thread_name
 from .labels import event_names, texts
@@ -125,7 +125,8 @@ def _write_path(writer: EventWriter, trace: Trace, report: Report, runs: Runs, t
     distinct, inverse = np.unique(stage.astype(np.int64) << 8 | cause, return_inverse=True)
     names = [writer.name(f"{Stage(key >> 8).label}: {Cause(key & 0xFF).label}") for key in distinct.tolist()]
     phase_text = _ints([writer.text(phase.label) for phase in Phase])
-    window_text = _ints([writer.text(window.label) for window in report.windows])
+    # The load's stretches do not say so: they are nearly all there are.
+    window_text = _ints([0 if one.kind is WindowKind.LOAD else writer.text(one.label) for one in report.windows])
     thread_text = _ints([writer.text(_track_text(trace, row)) for row in range(len(trace.tracks))] + [0])
     writer.slices(
         Slices(
@@ -162,10 +163,11 @@ def _evidence_args(writer: EventWriter, trace: Trace, runs: Runs) -> list[Arg]:
     name = np.zeros(len(runs.first), np.int64)
     named = first_event >= 0
     name[named] = _event_texts(writer, trace, event[first_event[named]])
+    n_events = np.add.reduceat(is_new, runs.first)
     file_id = np.where(first_file >= 0, file[np.maximum(first_file, 0)], 0)
     return [
         Arg("event", name, is_text=True),
-        Arg("events", np.add.reduceat(is_new, runs.first)),
+        Arg("events", unless(n_events, n_events == 1)),
         Arg("bytes", np.add.reduceat(size_bytes * is_new, runs.first)),
         Arg("file", texts(writer, file_id, trace.strings), is_text=True),
     ]

@@ -1,7 +1,8 @@
 """Write track descriptors and track events, table by table, on one packet sequence that interns every string.
 
 The order in the file matters: Perfetto breaks ties of time by it. So of each table all ENDs come first, then the BEGINs
-level by level: a slice never starts before the last one's end, nor a child before its parent.
+level by level: a slice never starts before the last one's end, nor a child before its parent. Within these, events are
+in order of time, for each tells the time since the one before.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ class Arg:
     is_text: bool = False
 
 
+def unless(values: Ints, says_nothing: NDArray[np.bool_]) -> Ints:
+    """Return an argument's values without those that say nothing."""
+    return np.where(says_nothing, 0, values)
+
+
 @dataclass(frozen=True, slots=True)
 class Slices:
     """A table of slices or instants. It must hold all of a track's slices: ties between tables would misplace them."""
@@ -81,15 +87,18 @@ class Slices:
 class _Interned:
     """One table of interned strings: ids start at 1, and those above `n_written` are not in the file yet."""
 
-    ids: dict[str, int] = field(default_factory=dict)
+    show: Callable[[str], str] = plain
+    ids: dict[str, int] = field(default_factory=dict)  # by text as given, and as shown
     texts: list[str] = field(default_factory=list)
     n_written: int = 0
 
     def intern(self, text: str) -> int:
         found = self.ids.get(text)
         if found is None:
-            found = self.ids[text] = len(self.ids) + 1
-            self.texts.append(text)
+            shown = self.show(text)
+            found = self.ids[text] = self.ids.setdefault(shown, len(self.texts) + 1)
+            if found > len(self.texts):
+                self.texts.append(shown)
         return found
 
 
@@ -99,12 +108,12 @@ class EventWriter:
     def __init__(self, file: BinaryIO, boottime_offset_ns: int = 0) -> None:
         self._file = file
         self._offset_ns = boottime_offset_ns
-        self._start_ns = 0
+        self._last_ns = 0  # the time of the last track event
         self._tables = {
-            "event_names": _Interned(),
+            "event_names": _Interned(lambda text: plain(text) or "(no name)"),
             "event_categories": _Interned(),
             "debug_annotation_names": _Interned(),
-            "debug_annotation_string_values": _Interned(),
+            "debug_annotation_string_values": _Interned(lambda text: plain(text, 4096)),
         }
         self._last_uuid = self._default_track = 0
         self.n_slices = 0
@@ -132,12 +141,12 @@ class EventWriter:
         self._file.write(wire.blob(_PACKET, content))
 
     def begin_events(self, start_ns: int) -> None:
-        """Begin the track events: their times count from `start_ns`, which takes fewer bytes, and none is earlier."""
-        self._start_ns = max(start_ns, -self._offset_ns)
+        """Begin the track events. The time of each counts from the one before, which takes fewest bytes."""
+        self._last_ns = max(start_ns, -self._offset_ns)
         packet = self._defaults()
         packet.sequence_flags = _INCREMENTAL_STATE_CLEARED
-        packet.clock_snapshot.clocks.add(clock_id=_EVENT_CLOCK, timestamp=0)
-        packet.clock_snapshot.clocks.add(clock_id=_BOOTTIME, timestamp=self.time(self._start_ns))
+        packet.clock_snapshot.clocks.add(clock_id=_EVENT_CLOCK, timestamp=0, is_incremental=True)
+        packet.clock_snapshot.clocks.add(clock_id=_BOOTTIME, timestamp=self.time(self._last_ns))
         self.packet(packet)
 
     def track(
@@ -172,7 +181,7 @@ class EventWriter:
 
     def name(self, text: str) -> int:
         """Intern the name of a slice."""
-        return self._tables["event_names"].intern(plain(text) or "(no name)")
+        return self._tables["event_names"].intern(text)
 
     def name_text(self, iid: int) -> str:
         """Return the text of an interned name."""
@@ -180,7 +189,7 @@ class EventWriter:
 
     def text(self, text: str) -> int:
         """Intern the text of an argument."""
-        return self._tables["debug_annotation_string_values"].intern(plain(text, 4096))
+        return self._tables["debug_annotation_string_values"].intern(text)
 
     def slices(self, slices: Slices) -> None:
         """Append slices, nested: one that crosses its parent's end is cut there, and counted."""
@@ -189,8 +198,9 @@ class EventWriter:
         ends, depth, n_cut = nest(slices.track, slices.start_ns, slices.end_ns)
         self.n_slices += len(ends)
         self.n_cut += n_cut
-        end_event = [wire.integer(_TYPE, _END), self._track_field(slices.track)]
-        self.packets(self._packet_parts(ends, end_event), len(ends))
+        order = np.argsort(ends, kind="stable")
+        end_event = [wire.integer(_TYPE, _END), self._track_field(slices.track[order])]
+        self.packets(self._packet_parts(ends[order], end_event), len(ends))
         self._rows(slices, _BEGIN, depth)
 
     def instants(self, instants: Slices) -> None:
@@ -217,15 +227,26 @@ class EventWriter:
         names = [self._tables["debug_annotation_names"].intern(arg.name) for arg in slices.args]
         category = self._tables["event_categories"].intern(slices.category)
         self._flush_interned()
+        order = np.argsort(slices.start_ns, kind="stable")
         for value in np.unique(shape).tolist():
-            rows = slices if (shape == value).all() else slices.take(np.flatnonzero(shape == value))
+            rows = slices.take(order[shape[order] == value])
             event = [self._track_field(rows.track), *_event_fields(rows, event_type, category, names)]
             self.packets(self._packet_parts(rows.start_ns, event), len(rows.track))
 
     def _packet_parts(self, ts_ns: Ints, event: list[wire.Parts]) -> wire.Parts:
         # No SEQ_NEEDS_INCREMENTAL_STATE: Perfetto presumes it of track events, and the file has all of its packets.
-        parts = wire.integer(_TIMESTAMP, ts_ns - self._start_ns) + wire.integer(_SEQUENCE_ID, EVENT_SEQUENCE)
+        self._go_back_to(int(ts_ns[0]))
+        since_last_ns = np.diff(ts_ns, prepend=self._last_ns)
+        self._last_ns = int(ts_ns[-1])
+        parts = wire.integer(_TIMESTAMP, since_last_ns) + wire.integer(_SEQUENCE_ID, EVENT_SEQUENCE)
         return parts + wire.message(_TRACK_EVENT, *event)
+
+    def _go_back_to(self, ts_ns: int) -> None:
+        """Go back to where a table starts. As a packet of its own, the negative step makes no column ten bytes wide."""
+        if ts_ns < self._last_ns:
+            step_ns = (ts_ns - self._last_ns) % (1 << 64)
+            self.packet(pb.TracePacket(timestamp=step_ns, trusted_packet_sequence_id=EVENT_SEQUENCE))
+            self._last_ns = ts_ns
 
     def _track_field(self, track: Ints) -> wire.Parts:
         """Describe the tracks of a table of events; if it is one, it becomes the default of what follows."""

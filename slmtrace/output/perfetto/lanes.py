@@ -11,7 +11,7 @@ from ...model.events import EventKind, Events, Ints
 from ...model.trace import CounterSeries, Trace
 from ...model.tracks import TrackKind
 from ..plain import plain
-from .emit import Arg, EventWriter, Slices
+from .emit import Arg, EventWriter, Slices, unless
 from .flows import Flows
 from .groups import RANGES, Groups
 from .labels import event_names, stage_texts, texts
@@ -169,7 +169,7 @@ def _lane_uuids(groups: Groups, trace: Trace, events: Events, spec: LaneSpec) ->
 
 
 def _arg(writer: EventWriter, trace: Trace, events: Events, name: str) -> Arg:
-    """Return one argument's column. Numbers that say nothing (0; a count of 1) are left out."""
+    """Return one argument's column. Numbers that say nothing (0; a count of 1; busy all the time) are left out."""
     if name == "stage":
         return Arg(name, stage_texts(writer, events.stage.astype(np.int64)), is_text=True)
     if name in ("request", "file"):
@@ -177,9 +177,10 @@ def _arg(writer: EventWriter, trace: Trace, events: Events, name: str) -> Arg:
     if name == "bytes":
         return Arg(name, np.maximum(events.size_bytes, 0))
     if name == "count":
-        return Arg(name, np.where(events.count == 1, 0, np.maximum(events.count, 0)).astype(np.int64))
+        return Arg(name, unless(np.maximum(events.count, 0).astype(np.int64), events.count == 1))
     if name == "busy_ns":
-        return Arg(name, np.maximum(events.work_ns, 0))
+        is_all = events.work_ns == events.end_ns - events.start_ns
+        return Arg(name, unless(np.maximum(events.work_ns, 0), is_all))
     return Arg(name, np.maximum(events.detail, 0))  # "correlation", "sector"
 
 
