@@ -132,7 +132,7 @@ class _Session:
         if recording.floors:
             self._manifest["state"]["floors"] = dict(recording.floors)
         self._has_started = False
-        self._troubles: dict[str, None] = {}  # with the capture itself, each once
+        self._troubles: dict[str, None] = {}  # what the user has to know, each once
 
     def start(self, program: str, signals: SignalRelay) -> None:
         """Bring up the probes, then let the target go.
@@ -174,9 +174,13 @@ class _Session:
                 ending.consider(seen)
                 self._progress.show(seen)
         end_ns = time.monotonic_ns()
+        shortfall = self._recording.until.shortfall(tail.look()) if ending.is_wanted else ""
         self._manifest["accounts"] = {**read_accounts(pid), "disks": disk_counts_since(self._disks)}
         signals.target_pid = 0  # from here on the number may belong to somebody else
         exited = reap(pid)
+        if shortfall and not ending.has_begun and not signals.received:
+            ended = f"the target ended with exit code {exited.exit_code} before --until was reached"
+            self._troubles[f"{ended}: {shortfall}; what it printed may say why"] = None
         self._progress.say("finishing the capture")
         return self._finish(exited, end_ns, ending, signals.received)
 

@@ -13,7 +13,7 @@ from ..engines.floors import read_floors
 from ..engines.models import Model, inspect_model, locate_model
 from ..errors import UsageError
 from ..recorder import Recording, record
-from ..recording.ending import parse_until
+from ..recording.ending import Until, parse_until
 from ..recording.progress import Progress
 from .recording import default_output, explain, import_analysis, read_choices, recording_options
 
@@ -41,6 +41,9 @@ def command(until: str, command_line: tuple[str, ...], **arguments: Any) -> int:
     choices = read_choices(arguments)
     if not command_line:
         raise UsageError("there is no command to record", hint="slmtrace record -- python program.py")
+    wanted = parse_until(until)
+    if wanted != Until() and "ranges" not in choices.probes:
+        raise UsageError(f"--until {until} is told by the probe ranges", hint="add ranges to --probes")
     found = _find_model(command_line)
     model, weight_files = (found.name, found.weight_files) if found else ("", ())
     recording = Recording(
@@ -49,7 +52,7 @@ def command(until: str, command_line: tuple[str, ...], **arguments: Any) -> int:
         required=choices.required,
         probes_if_present=choices.probes_if_present,
         options=choices.options,
-        until=parse_until(until),
+        until=wanted,
         model=model,
         weight_files=weight_files,
         floors=read_floors(found) if found else {},

@@ -35,6 +35,14 @@ class Until:
             or (self.n_requests and seen.n_ended >= self.n_requests)
         )
 
+    def shortfall(self, seen: Seen) -> str:
+        """Return how far a target came that ended before it had done what was asked; '': it had done it."""
+        if self.is_reached(seen):
+            return ""
+        if self.n_requests:
+            return f"it had answered {seen.n_ended} of {self.n_requests} requests"
+        return "it had delivered no first token"
+
 
 def parse_until(text: str) -> Until:
     """Read "exit", "first-token" or "N-requests".

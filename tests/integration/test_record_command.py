@@ -333,6 +333,27 @@ def test_a_target_that_exits_by_itself_when_asked_to_end_keeps_its_exit_code(tmp
     assert run(tmp_path / "capture", PYTHON, "-c", code, options=(*LIGHT, "--until", "first-token")).returncode == 5
 
 
+def test_a_target_that_ends_before_until_is_told_of_and_its_capture_kept(tmp_path: Path) -> None:
+    done = run(tmp_path / "capture", PYTHON, "-c", "raise SystemExit(3)", options=(*LIGHT, "--until", "2-requests"))
+
+    assert done.returncode == 3
+    assert (
+        "slmtrace: the target ended with exit code 3 before --until was reached: it had answered 0 of 2 requests"
+        in done.stderr
+    )
+    assert (tmp_path / "capture" / "breakdown.json").is_file()
+
+
+def test_until_without_what_tells_of_requests_is_a_usage_error(tmp_path: Path) -> None:
+    options = ("--probes", "proc", "--until", "first-token")
+
+    done = run(tmp_path / "capture", PYTHON, "-c", "pass", options=options)
+
+    assert done.returncode == 2
+    assert "--until first-token is told by the probe ranges" in done.stderr
+    assert not (tmp_path / "capture").exists()
+
+
 def test_a_target_that_does_not_want_to_end_is_killed_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,12 @@ def test_until_is_reached_when_the_time_is_over() -> None:
     assert Until(duration_s=10.0).is_reached(Seen(), 10.0)
 
 
+def test_a_target_that_ended_too_early_is_told_how_far_it_came() -> None:
+    assert Until(n_requests=3).shortfall(Seen(n_ended=1)) == "it had answered 1 of 3 requests"
+    assert Until(n_first_tokens=1).shortfall(Seen(n_started=1)) == "it had delivered no first token"
+    assert Until(n_requests=3).shortfall(Seen(n_ended=3)) == ""
+
+
 def test_the_tail_follows_a_log_that_grows(tmp_path: Path) -> None:
     log = SlotLog(tmp_path / "ranges.1.1.bin", "ranges")
     tail = RangesTail(tmp_path)
