@@ -37,11 +37,9 @@ class Until:
 
     def shortfall(self, seen: Seen) -> str:
         """Return how far a target came that ended before it had done what was asked; '': it had done it."""
-        if self.is_reached(seen):
-            return ""
-        if self.n_requests:
+        if seen.n_ended < self.n_requests:
             return f"it had answered {seen.n_ended} of {self.n_requests} requests"
-        return "it had delivered no first token"
+        return "it had delivered no first token" if seen.n_first_tokens < self.n_first_tokens else ""
 
 
 def parse_until(text: str) -> Until:

@@ -75,6 +75,7 @@ def test_a_target_that_ended_too_early_is_told_how_far_it_came() -> None:
     assert Until(n_requests=3).shortfall(Seen(n_ended=1)) == "it had answered 1 of 3 requests"
     assert Until(n_first_tokens=1).shortfall(Seen(n_started=1)) == "it had delivered no first token"
     assert Until(n_requests=3).shortfall(Seen(n_ended=3)) == ""
+    assert Until(duration_s=1).shortfall(Seen()) == ""
 
 
 def test_the_tail_follows_a_log_that_grows(tmp_path: Path) -> None:
