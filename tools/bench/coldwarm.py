@@ -29,12 +29,13 @@ def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(args.model) if args.model else _make_model(Path(scratch) / "model")
+        weights = _weight_files(model)
         runs: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
         for pair in range(args.pairs):
             # Whichever comes first finds another machine: they take turns.
             for state in ("cold", "warm") if pair % 2 else ("warm", "cold"):
                 runs[state].append(_record(model, state, Path(scratch) / f"{state}{pair}"))
-    rows = _rows(runs, _weight_files(model))
+    rows = _rows(runs, weights)
     for name, value in rows.items():
         print(f"{name:58}{value:>14}")
     if args.json:
