@@ -97,10 +97,10 @@ class Threads:
         run = bisect_left(thread.run_start, ts_ns) - 1
         return run >= 0 and (thread.run_end[run] >= ts_ns or thread.run_out[run] == Out.PREEMPTED)
 
-    def waker(self, track: int, ts_ns: int) -> int:
-        """Return who woke a thread last, NO_TRACK if it was none of the tree."""
+    def last_wakeup(self, track: int, ts_ns: int) -> tuple[int, int]:
+        """Return who woke a thread last, NO_TRACK if it was none of the tree, and when."""
         wake = bisect_right(self[track].wake_ns, ts_ns) - 1 if track != NO_TRACK else -1
-        return self[track].wake_by[wake] if wake >= 0 else NO_TRACK
+        return (self[track].wake_by[wake], self[track].wake_ns[wake]) if wake >= 0 else (NO_TRACK, ts_ns)
 
     def busiest_beside(self, track: int, since_ns: int, ts_ns: int) -> tuple[int, int]:
         """Return which other thread of the process has been busy longest at an instant, and since when, at most.
@@ -272,12 +272,11 @@ def _before_release(walk: _Walk, slept_ns: int, holder: int, threads: Threads) -
     """Go back through the wait for a lock; what stalled its holder meanwhile is what was waited for.
 
     A wait that timed out goes on in the next one of the thread, and so does the holding. A holder that had waited
-    itself had the lock from another one.
+    itself had the lock from whoever woke it, who may wait for it again by the time that the call returns.
     """
     waiter, since_ns, next_holder = walk.held
     if holder == NO_TRACK and waiter == walk.track and since_ns - walk.ts_ns <= SAME_WAIT_NS:
         holder = next_holder
-    walk.held = walk.track, slept_ns, holder
     while walk.ts_ns > slept_ns and holder not in walk.hopped:
         walk.hopped.add(holder)
         waited_ns = threads.locks.waits.last_end(holder, walk.ts_ns)
@@ -287,7 +286,11 @@ def _before_release(walk: _Walk, slept_ns: int, holder: int, threads: Threads) -
                 return
         if not walk.back_to(had_ns, State.HELD_WAIT):
             return
-        holder = threads.waker(holder, waited_ns)
+        if had_ns > slept_ns:
+            holder, woken_ns = threads.last_wakeup(holder, waited_ns)
+            if not walk.back_to(max(min(woken_ns, walk.ts_ns), slept_ns), State.HELD_WAIT):
+                return
+    walk.held = walk.track, slept_ns, holder
     walk.back_to(slept_ns, State.HELD_WAIT)
 
 
