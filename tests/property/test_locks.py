@@ -206,3 +206,28 @@ def test_a_wait_that_timed_out_was_for_whoever_gave_the_lock_up_in_the_end() -> 
         builder.run(waiter, start_ns, end_ns)
 
     assert holders_of(explained(builder)) == {"tokenizer": 590}
+
+
+def test_who_had_the_lock_before_its_last_holder_had_it_while_an_earlier_wait_timed_out() -> None:
+    builder = TraceBuilder()
+    waiter, first, last = (builder.thread(tid, 1) for tid in (1, 2, 3))
+    builder.run(first, 0, END_NS, cpu=1)
+    builder.event(EventKind.FAULT, first, 120, 560, flags=FAULT_FILE)
+    # It gave the lock up at 690, and waits for it again before the last holder's call has returned.
+    for thread, start_ns, end_ns, woken_ns, by, context in (
+        (waiter, 100, 300, 300, NO_TRACK, WakeContext.TIMER),
+        (waiter, 310, 800, 800, last, WakeContext.TASK),
+        (first, 700, 850, 840, last, WakeContext.TASK),
+        (last, 150, 720, 690, first, WakeContext.TASK),
+    ):
+        builder.event(EventKind.SYSCALL, thread, start_ns, end_ns - start_ns, "futex", flags=SYSCALL_ON_GIL)
+        builder.wake(thread, woken_ns, by=by, context=context)
+    for start_ns, end_ns in ((0, 100), (300, 310), (800, END_NS)):
+        builder.run(waiter, start_ns, end_ns)
+    for start_ns, end_ns in ((0, 150), (690, END_NS)):
+        builder.run(last, start_ns, end_ns, cpu=2)
+
+    report = explained(builder)
+
+    assert ns_of(report, Cause.FILE_MINOR_FAULT) == (300 - 120) + (680 - 310)
+    assert ns_of(report, Cause.GIL_WAIT) == (120 - 100) + (800 - 680)
