@@ -222,6 +222,18 @@ def test_a_limit_on_reads_far_above_what_the_device_gives_passes() -> None:
     assert overall(judge(facts)) == "pass"
 
 
+def test_first_tokens_that_a_neighbour_made_unsteady_only_warn() -> None:
+    facts = healthy_facts()
+    change(facts, "measures/ttft_spread", 9.0)
+    facts["windows"]["slow ttft"] = copy.deepcopy(facts["windows"]["later ttft"])
+    change(facts, "windows/slow ttft/phases/scheduler", 20_000_000)
+    change(facts, "windows/slow ttft/causes/scheduler.run_queue", 20_000_000)
+
+    (doubtful,) = [one for one in judge(facts) if one.status != "pass"]
+
+    assert (doubtful.name, doubtful.status, doubtful.cause) == ("steadiness", "warn", "run_queue")
+
+
 def test_a_node_equal_to_its_baseline_passes() -> None:
     assert overall(judge(healthy_facts(), healthy_facts())) == "pass"
 
