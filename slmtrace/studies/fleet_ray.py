@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from .fleet import DEAD, FAILED, HUNG, OK, Row, missing_row, parse_answer
 CERTIFY = ("-m", "slmtrace", "certify", "--json")
 # Beyond a node's own limit: for its worker to start, and for the answer to come back.
 GRACE_S = 20.0
-_POLL_S = 1.0
+_POLL_S, _CONNECT_S = 1.0, 5.0
 
 
 @dataclass(slots=True)
@@ -147,15 +148,28 @@ def _connected(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    if address not in (None, "auto"):
+        _require_listener(address)
     # Ray prints the log of each raylet that dies, to where our answer goes.
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             ray.init(address=address or "auto", log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise SlmtraceError(
-                f"there is no Ray cluster at {address or 'the usual place'}", hint="ray start --head, or --address"
-            ) from error
+            raise _no_cluster(address or "the usual place") from error
         try:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Ask the address first: Ray takes minutes to say that nobody is there."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address) from error
+
+
+def _no_cluster(where: str) -> SlmtraceError:
+    return SlmtraceError(f"there is no Ray cluster at {where}", hint="ray start --head, and its --address HOST:PORT")

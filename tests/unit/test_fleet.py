@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from slmtrace.errors import CaptureError
+from slmtrace.errors import CaptureError, SlmtraceError
 from slmtrace.studies.certificate import render_certificate_json
 from slmtrace.studies.fleet import collect_rows, make_row, missing_row, parse_answer, read_parquet, write_parquet
 from slmtrace.studies.fleet_output import render_fleet_html, render_fleet_text
+from slmtrace.studies.fleet_ray import _require_listener
 from slmtrace.studies.outliers import compare_fleet
 from tests.unit.test_certificate import healthy_facts, make_certificate
 
@@ -162,6 +163,14 @@ def test_the_deviation_of_few_nodes_is_taken_for_larger_than_that_of_many() -> N
         return sum(one.metric == "warm_load_real_s" for one in compare_fleet(columns(rows)).outliers)
 
     assert (n_outliers(4), n_outliers(40)) == (0, 1)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
+def test_an_address_where_nobody_listens_is_told_at_once(address: str) -> None:
+    with pytest.raises(SlmtraceError, match="no Ray cluster at") as refused:
+        _require_listener(address)
+
+    assert "ray start --head" in refused.value.hint
 
 
 def test_parquet_gives_back_what_was_written(tmp_path: Path) -> None:
