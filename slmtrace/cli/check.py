@@ -15,6 +15,7 @@ from ..errors import CheckFailed, UsageError
 from ..model.report import Report
 from ..probes.base import RecordOptions
 from ..recording.progress import Progress
+from ..studies.sequential import MAX_REPEATS
 from . import options
 from .paths import require_directory, require_parent
 from .show import say
@@ -77,7 +78,7 @@ class _Percent(click.ParamType[float]):
 @click.option(
     "--max-repeats",
     metavar="N",
-    type=click.IntRange(4, 100),
+    type=click.IntRange(4, MAX_REPEATS),
     default=32,
     show_default=True,
     help="Give up undecided after so many runs.",

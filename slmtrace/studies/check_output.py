@@ -11,7 +11,7 @@ from ..output.markdown import fold, table
 from ..output.plain import plain
 from ..units import format_ns
 from .check import CheckResult, SeriesVerdict
-from .sequential import Decision
+from .sequential import MAX_REPEATS, Decision
 
 _OWN_TIME = "without waits for a CPU"
 _WORDS = {
@@ -29,6 +29,8 @@ def render_check_text(result: CheckResult) -> str:
         lines.append(f"{one.label:<11} {_WORDS[one.decision]:<11} {format_ns(a)} -> {format_ns(b)}  {_numbers(one)}")
         if one.decision is Decision.REGRESSION:
             lines += [f"            {line}" for line in _causes(window)]
+        elif one.decision is Decision.UNDECIDED and math.isfinite(one.shift.visible):
+            lines.append(f"            try: {_remedy(one, result)}")
     return "\n".join([*lines, *_unlike(result)]) + "\n"
 
 
@@ -104,6 +106,15 @@ def _numbers(one: SeriesVerdict) -> str:
     bounds = f"{_percent(shift.low)} to {_percent(shift.high)}"
     without = f"{_OWN_TIME}: " if one.is_own_time else ""
     return f"{without}{_percent(shift.estimate)} ({bounds}); smallest visible regression {_visible(one)}"
+
+
+def _remedy(one: SeriesVerdict, result: CheckResult) -> str:
+    """Return what would decide a window: what can be seen shrinks with the square root of the runs."""
+    n = math.ceil(result.n_repeats * (one.shift.visible / result.max_regression) ** 2 / 10) * 10
+    limit = f"{100 * result.max_regression:.3g} %"
+    if n > MAX_REPEATS:
+        return f"a quieter machine, or a larger --max-regression: {limit} would take about {n} runs"
+    return f"--max-repeats {max(n, result.n_repeats + 10)}: {limit} takes about {n} runs here"
 
 
 def _visible(one: SeriesVerdict) -> str:

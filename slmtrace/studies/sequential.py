@@ -23,6 +23,8 @@ from statistics import median
 
 # Of a whole check, over all its windows and looks. A missed regression costs less than a gate nobody believes.
 ALPHA, BETA = 0.003, 0.01
+# A hundred runs see half of what twenty-five do; more are hardly worth their time.
+MAX_REPEATS = 100
 
 
 class Decision(Enum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -116,6 +117,18 @@ def test_a_baseline_recorded_now_grows_with_the_runs() -> None:
 
     assert result.n_baseline == result.n_repeats
     assert result.is_regression
+
+
+@pytest.mark.parametrize(("noise_ms", "remedy"), [(40, "try: --max-repeats "), (300, "try: a quieter machine")])
+def test_what_could_not_be_decided_says_what_would_decide_it(noise_ms: int, remedy: str) -> None:
+    rng = random.Random(3)
+
+    def record() -> Report:
+        return make_run(0, fault_ms=round(abs(rng.gauss(500, noise_ms))))
+
+    result = check([], record, max_regression=0.05, max_repeats=16, record_baseline=record)
+
+    assert remedy in render_check_text(result)
 
 
 def test_each_run_is_announced_with_its_number_and_the_most_there_will_be() -> None:
