@@ -75,10 +75,11 @@ def overall(checks: list[Check]) -> str:
 
 
 def _judge_time(facts: Mapping[str, Any]) -> Iterator[Check]:
-    """Fail a node on which a run had to be ended, and name what it spent most of its time on."""
+    """Fail a node on which a run had to be ended, and name what it spent most time on in the last that it did."""
     for run in facts["unfinished"]:
-        windows = [window for label in (f"{run} load", "later ttft") if (window := facts["windows"].get(label))]
-        window = max(windows, key=lambda one: one["total_ns"], default={"phases": {}, "causes": {}})
+        labels = ("later ttft", "warm load") if run == "warm" else ("cold load",)
+        known = (window for label in labels if (window := facts["windows"].get(label)))
+        window = next(known, {"phases": {}, "causes": {}})
         phase = max(window["phases"], key=lambda one: window["phases"][one], default="")
         reason = f"the {run} run had not ended after a minute or more, and was ended"
         yield Check("time", FAIL, reason, phase, _largest_cause(window, phase))

@@ -215,6 +215,20 @@ def test_a_busy_neighbour_does_not_hide_another_fault() -> None:
     assert failed == {"CPU contention, warm load", "memory pressure, warm load"}
 
 
+@pytest.mark.parametrize(
+    ("run", "label", "expected"),
+    [("cold", "cold load", "runtime"), ("warm", "later ttft", "compute"), ("warm", "warm load", "runtime")],
+)
+def test_a_run_that_was_ended_names_what_it_was_at(run: str, label: str, expected: str) -> None:
+    facts = healthy_facts()
+    change(facts, "unfinished", [run])
+    facts["windows"] = {label: facts["windows"][label]}
+
+    (failed,) = [one for one in judge(facts) if one.status == "fail"]
+
+    assert (failed.name, failed.phase) == ("time", expected)
+
+
 def test_a_limit_on_reads_far_above_what_the_device_gives_passes() -> None:
     facts = healthy_facts()
     change(facts, "state/storage", limited(8_000_000_000))
