@@ -43,18 +43,24 @@ def find_floors(model: Model, say: Say = lambda text: None) -> dict[str, float]:
     The keys are disk_bytes_per_second, memory_bytes_per_second, cpu_flops_per_second, tokenizer_tokens_per_second,
     h2d_bytes_per_second and gpu_flops_per_second; what could not be measured is absent. Never raises.
     """
-    known = read_floors(model)
-    if known:
-        return known
-    say("measuring what the node can do (once)")
+    return read_floors(model) or measure_floors(model, say)
+
+
+def measure_floors(model: Model, say: Say = lambda text: None) -> dict[str, float]:
+    """Return the node's floors as they are now, and keep the best of them and of what was kept before. Never raises.
+
+    What slows a node down for a while, such as a neighbour or a limit, must not count as its best from then on.
+    """
+    say("measuring what the node can do")
     command = [sys.executable, "-m", __name__, str(model.path)]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT_S, check=True)
         floors = _numbers(json.loads(done.stdout))
     except (OSError, subprocess.SubprocessError, ValueError):  # a run without floors is still a run
         return {}
+    known = read_floors(model)
     with suppress(OSError):
-        _remember(model, floors)
+        _remember(model, {name: max(rate, known.get(name, 0.0)) for name, rate in {**known, **floors}.items()})
     return floors
 
 
@@ -66,12 +72,6 @@ def read_floors(model: Model) -> dict[str, float]:
             age_s = time.time() - float(entry.get("measured_s", 0))
             return _numbers(entry.get("floors")) if 0 <= age_s < MAX_AGE_S else {}
     return {}
-
-
-def forget_floors(model: Model) -> None:
-    """Drop what was measured, so that the next question measures anew."""
-    with suppress(OSError):
-        _write_entries([entry for entry in _read_entries() if not _is_of(entry, _identity(model))])
 
 
 def measure_disk(files: tuple[Path, ...]) -> float | None:

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from ..builtin import ProbeChoices, RunRequest
-from ..engines.floors import find_floors, forget_floors
+from ..engines.floors import measure_floors
 from ..engines.models import Model, find_model
 from ..errors import CaptureError
 from ..model.report import Report, WindowReport
@@ -68,8 +68,7 @@ def certify(
     start = time.monotonic()
     model = find_model(request.model_name, progress.say)
     say("step 1 of 3: what the disk, the memory and the CPUs can do")
-    forget_floors(model)
-    floors = find_floors(model, progress.say)
+    floors = measure_floors(model, progress.say)
     limit_s = LIMIT_S + _weights_bytes(model) / SLOW_BYTES_PER_SECOND
     request = replace(request, n_requests=N_REQUESTS, n_new_tokens=N_NEW_TOKENS, limit_s=limit_s)
     say("step 2 of 3: a load with nothing of the model in memory")

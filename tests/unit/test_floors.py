@@ -47,16 +47,26 @@ def test_another_model_is_measured_by_itself(model: Model, measured: list[Any]) 
     assert len(measured) == 2
 
 
-def test_what_is_forgotten_or_too_old_is_measured_again(
-    model: Model, measured: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    floors.find_floors(model)
-    floors.forget_floors(model)
+def test_what_is_too_old_is_measured_again(model: Model, measured: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     floors.find_floors(model)
     monkeypatch.setattr(floors, "MAX_AGE_S", 0.0)
     floors.find_floors(model)
 
-    assert len(measured) == 3
+    assert len(measured) == 2
+
+
+def test_a_node_that_is_slow_for_a_while_keeps_its_best(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([{"disk_bytes_per_second": 2e9}, {"disk_bytes_per_second": 6e7, "memory_bytes_per_second": 5e9}])
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.CompletedProcess(command, 0, json.dumps(next(answers)).encode(), b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    floors.find_floors(model)
+    slow = floors.measure_floors(model)
+
+    assert slow == {"disk_bytes_per_second": 6e7, "memory_bytes_per_second": 5e9}
+    assert floors.find_floors(model) == {"disk_bytes_per_second": 2e9, "memory_bytes_per_second": 5e9}
 
 
 def test_a_measurement_that_fails_costs_no_run(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
