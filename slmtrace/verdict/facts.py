@@ -146,15 +146,13 @@ class _Cpu:
     end_ns: Ints
     track: SmallInts
 
-    def during(self, start_ns: int, end_ns: int) -> slice:
-        """Return the rows of the runs in a stretch of time."""
-        return slice(
-            int(np.searchsorted(self.end_ns, start_ns, side="right")), int(np.searchsorted(self.start_ns, end_ns))
-        )
+    def during(self, start_ns: Ints, end_ns: Ints) -> list[slice]:
+        """Return the rows of the runs in each stretch of time."""
+        low, high = np.searchsorted(self.end_ns, start_ns, side="right"), np.searchsorted(self.start_ns, end_ns)
+        return [slice(*rows) for rows in zip(low.tolist(), high.tolist(), strict=True)]
 
-    def held_ns(self, start_ns: int, end_ns: int) -> int:
-        """Return how long a thread of the tree ran on it in a stretch of time."""
-        rows = self.during(start_ns, end_ns)
+    def held_ns(self, rows: slice, start_ns: int, end_ns: int) -> int:
+        """Return how long a thread of the tree ran on it in a stretch of time, which has these rows."""
         return int((np.minimum(self.end_ns[rows], end_ns) - np.maximum(self.start_ns[rows], start_ns)).sum())
 
 
@@ -170,21 +168,29 @@ def _cpus(sched: Sched) -> dict[int, _Cpu]:
 def _own_queue_ns(trace: Trace, window: WindowReport, cpus: Mapping[int, _Cpu]) -> int:
     """Return how long the path was runnable while threads of the tree, more than there are CPUs, held its CPU."""
     segments, sched = window.segments, trace.sched
+    if segments is None or not cpus:
+        return 0
+    waits = _queued(segments)
+    tracks, starts_ns, ends_ns = segments.track[waits], segments.start_ns[waits], segments.end_ns[waits]
+    first, last = np.searchsorted(sched.run_track, tracks), np.searchsorted(sched.run_track, tracks, side="right")
+    during = {number: cpu.during(starts_ns, ends_ns) for number, cpu in cpus.items()}
     total_ns = 0
-    for track, start_ns, end_ns in _queued(segments) if segments is not None and cpus else ():
-        low, high = np.searchsorted(sched.run_track, [track, track + 1])
+    for row, (track, start_ns, end_ns, low, high) in enumerate(
+        zip(*(column.tolist() for column in (tracks, starts_ns, ends_ns, first, last)), strict=True)
+    ):
         next_run = low + int(np.searchsorted(sched.run_start_ns[low:high], end_ns))
-        others = {int(other) for cpu in cpus.values() for other in cpu.track[cpu.during(start_ns, end_ns)]} - {track}
+        others = {other for number, cpu in cpus.items() for other in cpu.track[during[number][row]].tolist()} - {track}
         if next_run < high and len(others) >= len(cpus):
-            total_ns += cpus[int(sched.run_cpu[next_run])].held_ns(start_ns, end_ns)
+            number = int(sched.run_cpu[next_run])
+            total_ns += cpus[number].held_ns(during[number][row], start_ns, end_ns)
     return total_ns
 
 
-def _queued(segments: Segments) -> list[tuple[int, int, int]]:
-    """Return the longest waits for a CPU: the many short ones together are noise."""
+def _queued(segments: Segments) -> Ints:
+    """Return the rows of the longest waits for a CPU: the many short ones together are noise."""
     rows = np.flatnonzero(segments.cause == Cause.RUN_QUEUE)
-    rows = rows[np.argsort(-segments.dur_ns[rows], kind="stable")][:_MOST_WAITS]
-    return [(int(segments.track[row]), int(segments.start_ns[row]), int(segments.end_ns[row])) for row in rows]
+    longest: Ints = rows[np.argsort(-segments.dur_ns[rows], kind="stable")][:_MOST_WAITS]
+    return longest
 
 
 def _fault_cost_ns(trace: Trace) -> int:
