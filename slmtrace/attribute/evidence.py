@@ -140,7 +140,10 @@ class EvidenceBook:
         """Return the events of a thread that are of these kinds and last."""
         rows = self.trace.rows_of_track(track)
         events = self.trace.events
-        chosen: Ints = rows[np.isin(events.kind[rows], kinds) & (events.end_ns[rows] > events.start_ns[rows])]
+        # A table: numpy.isin takes several times as long for so few values.
+        is_of_kinds = np.zeros(256, np.bool_)
+        is_of_kinds[list(kinds)] = True
+        chosen: Ints = rows[is_of_kinds[events.kind[rows]] & (events.end_ns[rows] > events.start_ns[rows])]
         return chosen
 
     def _fold_rows(self, track: int, classes: tuple[FoldClass, ...]) -> Ints:

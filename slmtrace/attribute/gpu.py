@@ -30,6 +30,10 @@ from .timeline import Timeline, clip, gaps
 
 _COARSE_PHASES = (Phase.RUNTIME, Phase.COMPUTE, Phase.UNATTRIBUTED)
 
+_PHASE_OF_CAUSE = np.zeros(256, np.uint8)
+for _cause in Cause:
+    _PHASE_OF_CAUSE[_cause] = _cause.phase
+
 Explain = Callable[[Window], Segments]
 
 
@@ -133,7 +137,7 @@ class GpuWaits:
         """Return which piece goes where, -1 for none: a record of a call before a guess, a guess into coarse time."""
         is_guess = np.array([piece.is_guess for piece in pieces], np.bool_)
         is_queued = cut.cause == Cause.ENGINE_QUEUE
-        phase = np.array([Cause(cause).phase for cause in cut.cause.tolist()], np.uint8)
+        phase = _PHASE_OF_CAUSE[cut.cause]
         evidence = np.where(cut.event == NO_EVENT, Evidence.NONE, self._book.evidence[cut.event])
         may_guess = np.isin(phase, _COARSE_PHASES) & is_coarse(evidence) & ~is_queued
         may_replace = ~np.isin(phase, OF_THE_HOST) & ~is_queued
