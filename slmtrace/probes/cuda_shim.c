@@ -7,9 +7,9 @@
  * for the records alone, and SIGKILL loses none that CUPTI had written. Completed buffers are read once, to look up the
  * strings that records point to. Nothing here calls Python or takes a lock of the target.
  *
- * Built with -D numbers, HEADER_JSON (the header's JSON without its last brace) and RARE_FUNCTIONS from capture/layout.py,
- * capture/cupti.py and capture/cuda_calls.py. Reads SLMTRACE_CUDA (calls, light or deep), SLMTRACE_CUDA_RAW (where logs go) and SLMTRACE_CUPTI
- * (the libcupti to use when none is loaded).
+ * Built with -D numbers, HEADER_JSON (the header's JSON without its last brace) and RARE_FUNCTIONS from
+ * capture/layout.py, capture/cupti.py and capture/cuda_calls.py. Reads SLMTRACE_CUDA (calls, light or deep),
+ * SLMTRACE_CUDA_RAW (where logs go) and SLMTRACE_CUPTI (the libcupti to use when none is loaded).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -527,8 +527,13 @@ static void enable_rare_functions(int domain, int (*enable)(uint32_t cbid, uint8
 
 		if (cupti.GetCallbackName(domain, cbid, &name) != CUPTI_SUCCESS || !name)
 			return;
-		if (is_rare(name))
+		if (is_rare(name)) {
 			enable(cbid, 1);
+			/* Now, for a killed process hands its last buffers over to nobody. */
+			pthread_mutex_lock(&slot_lock);
+			name_function(domain, cbid);
+			pthread_mutex_unlock(&slot_lock);
+		}
 	}
 }
 
