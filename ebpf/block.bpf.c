@@ -8,16 +8,21 @@
  */
 #define REQ_OP_MASK 0xff
 #define NO_SECTOR (~0ULL) /* of a flush that writes nothing */
+#define REQUEST_ALIGN 64 /* at least (blk_mq_alloc_rqs() in block/blk-mq.c) */
 #define REQ_OP_DRV_IN 34 /* from here on: no I/O on sectors (include/linux/blk_types.h) */
 
-static __always_inline u64 request_device(void *request)
+/* Return the device, and above it what tells requests in flight apart: a merge in front changes the sector. */
+static __always_inline u64 request_key(void *request)
 {
 	void *queue = READ_KERNEL(void *, request, OFF_request_q);
 	void *disk = queue ? READ_KERNEL(void *, queue, OFF_request_queue_disk) : NULL;
 
+	u64 number = (u64)request / REQUEST_ALIGN << 32;
+
 	if (!disk)
-		return 0;
-	return (u64)READ_KERNEL(u32, disk, OFF_gendisk_major) << 20 | READ_KERNEL(u32, disk, OFF_gendisk_first_minor);
+		return number;
+	return number | (u64)READ_KERNEL(u32, disk, OFF_gendisk_major) << 20 |
+	       READ_KERNEL(u32, disk, OFF_gendisk_first_minor);
 }
 
 static __always_inline u64 operation_letter(u32 operation)
@@ -46,7 +51,7 @@ static __always_inline int request_starts(void *request)
 		return 0;
 	emit(RING_BLOCK_START, bpf_get_current_pid_tgid(), bpf_ktime_get_ns(),
 	     sector, READ_KERNEL(u32, request, OFF_request_data_len),
-	     request_device(request), operation_letter(operation));
+	     request_key(request), operation_letter(operation));
 	return 0;
 }
 
@@ -58,7 +63,7 @@ static __always_inline int request_ends(void *request, u64 is_merged)
 	if (operation >= REQ_OP_DRV_IN || sector == NO_SECTOR)
 		return 0;
 	emit(RING_BLOCK_DONE, bpf_get_current_pid_tgid(), bpf_ktime_get_ns(),
-	     sector, is_merged, request_device(request), 0);
+	     sector, is_merged, request_key(request), 0);
 	return 0;
 }
 

@@ -153,8 +153,10 @@ class RingType(enum.IntEnum):
     # ts: first, a: last end, b: FoldClass | count << 8 (24 bits) | bytes << 32, c: own ns | device << 32, d: inode.
     # Count 0: nothing was folded; it names the file of the long SYSCALL that began at ts on the same thread.
     FOLD = 8
-    BLOCK_START = 9  # a: sector, b: size_bytes, c: device, d: 'R', 'W', ... as a number
-    BLOCK_DONE = 10  # a: sector, b: 1 if it was merged into the request that ends where it begins, c: device
+    # a: sector, b: size_bytes, c: device | a number that no other request in flight has << 32 (0: an old capture, which
+    # tells requests by their sectors), d: 'R', 'W', ... as a number
+    BLOCK_START = 9
+    BLOCK_DONE = 10  # a: sector, b: 1 if it was merged into the request that ends where it begins, c: as of BLOCK_START
     COMPACTION = 11  # ts: start; a: status, b: dur_ns
     RECLAIM = 12  # ts: start; a: order, b: dur_ns, c: pages reclaimed
     KHUGEPAGED = 13  # instant; a: status, b: pages scanned

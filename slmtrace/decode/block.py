@@ -30,19 +30,20 @@ class Requests:
 
 
 def pair_requests(ring: Ring, quality: Quality) -> Requests:
-    """Pair starts and ends by device and sector; what is in flight at the end lasts until then.
+    """Pair starts and ends by device and request; what is in flight at the end lasts until then.
 
     A request that was merged into another is part of that one. A request in flight when the recording began has an end
     and no start, and is left out; two starts or two ends in a row contradict one another, and are counted.
     """
     starts, ends = ring.of_type(RingType.BLOCK_START), ring.of_type(RingType.BLOCK_DONE)
     device = np.concatenate([starts.c, ends.c]) & np.uint64(0xFFFFFFFF)
-    sector = np.concatenate([starts.a, ends.a])
+    number = np.concatenate([starts.c, ends.c]) >> np.uint64(32)
+    request = np.where(number == 0, np.concatenate([starts.a, ends.a]), number)
     ts_ns = np.concatenate([starts.ts_ns, ends.ts_ns])
     what = np.concatenate([np.full(len(starts), _START), np.where(ends.b == 1, _MERGED, _DONE)]).astype(np.int64)
-    order = np.lexsort((what == _START, ts_ns, sector, device))
+    order = np.lexsort((what == _START, ts_ns, request, device))
     what_next = np.append(what[order][1:], -1)
-    follows_same = (device[order][1:] == device[order][:-1]) & (sector[order][1:] == sector[order][:-1])
+    follows_same = (device[order][1:] == device[order][:-1]) & (request[order][1:] == request[order][:-1])
     what_next[: len(follows_same)][~follows_same] = -1
     is_start = what[order] == _START
     n_twice = int((is_start & (what_next == _START)).sum() + (~is_start & (what_next > _START)).sum())

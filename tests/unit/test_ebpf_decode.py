@@ -270,6 +270,21 @@ def test_a_merged_request_is_part_of_the_one_before_it(tmp_path: Path) -> None:
     assert (fragment.events.end_ns - fragment.events.start_ns).tolist() == [20]
 
 
+def test_a_request_that_another_was_merged_in_front_of_ends_at_another_sector(tmp_path: Path) -> None:
+    log = Log()
+    for number, at, sector in ((7, 10, 808), (9, 11, 4000)):
+        log.add(RingType.BLOCK_START, at, OTHER, sector, 4096, DEVICE | number << 32, ord("R"))
+    log.add(RingType.BLOCK_DONE, 30, 0, 800, 0, DEVICE | 7 << 32)
+    log.add(RingType.BLOCK_START, 40, OTHER, 808, 4096, DEVICE | 9 << 33, ord("R"))
+    log.add(RingType.BLOCK_DONE, 50, 0, 4000, 0, DEVICE | 9 << 32)
+
+    fragment, context = log.decode(tmp_path)
+
+    ended = dict(zip((fragment.events.start_ns - T0).tolist(), (fragment.events.end_ns - T0).tolist(), strict=True))
+    assert (ended[10], ended[11]) == (30, 50)
+    assert context.quality.counts[Issue.UNPAIRED_BLOCK_IO] == 0
+
+
 def test_two_starts_of_one_request_are_counted(tmp_path: Path) -> None:
     log = Log()
     for at in (10, 20):
