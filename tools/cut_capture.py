@@ -24,7 +24,8 @@ from slmtrace.capture.layout import HEADER_BYTES, RING, SLOT, Layout, RingType, 
 from slmtrace.model.taxonomy import WindowKind
 from slmtrace.model.windows import find_windows
 
-_ALWAYS = (RingType.FORK, RingType.EXEC, RingType.EXIT, RingType.NAME, RingType.PYTHON)
+_NAMING = (RingType.FUNCTION, RingType.DESCRIPTOR)
+_ALWAYS = (RingType.FORK, RingType.EXEC, RingType.EXIT, RingType.NAME, RingType.PYTHON, *_NAMING)
 
 
 def main() -> None:
@@ -101,7 +102,8 @@ def _kept_records(records: NDArray[np.void], span: tuple[int, int]) -> NDArray[n
     named = np.isin(kind, (RingType.TEXT, RingType.FILE))
     kept = np.isin(kind, _ALWAYS) | (in_span & ~named)
     files = np.isin(records["a"], records["d"][kept]) & (kind == RingType.FILE)
-    texts = (kind == RingType.TEXT) & np.isin(records["tid"], records["tid"][files])
+    naming = files | np.isin(kind, _NAMING)
+    texts = (kind == RingType.TEXT) & np.isin(records["tid"], records["tid"][naming])
     return kept | files | texts
 
 
