@@ -66,6 +66,16 @@ class _Thread:
     fork_ns: int | None = None
     fork_by: int = NO_TRACK
 
+    def wanted_ns(self, run: int, ts_ns: int) -> int:
+        """Return since when it has wanted a CPU, after run `run` (-1: before all); `ts_ns` if it does not."""
+        if run < 0:
+            return ts_ns if self.fork_ns is None else min(self.fork_ns, ts_ns)
+        left_ns = self.run_end[run]
+        if self.run_out[run] == Out.PREEMPTED:
+            return left_ns
+        wake = bisect_right(self.wake_ns, ts_ns) - 1
+        return max(self.wake_ns[wake], left_ns) if wake >= 0 and self.wake_ns[wake] >= left_ns - _RACE_NS else ts_ns
+
 
 class Threads:
     """The scheduler evidence of each thread, indexed when first asked for."""
@@ -112,13 +122,17 @@ class Threads:
         return (other, busy_ns) if busy_ns < ts_ns else (NO_TRACK, ts_ns)
 
     def _busy_since(self, track: int, since_ns: int, ts_ns: int) -> int:
-        thread = self[track]
+        thread, busy_ns, is_asleep = self[track], ts_ns, False
         run = bisect_left(thread.run_start, ts_ns) - 1
-        if run < 0 or (thread.run_end[run] < ts_ns and thread.run_out[run] not in _STALLED):
-            return ts_ns
-        while run > 0 and thread.run_start[run] > since_ns and thread.run_out[run - 1] in _STALLED:
-            run -= 1
-        return max(thread.run_start[run], since_ns, self.locks.spins.last_end(track, ts_ns))
+        while busy_ns > since_ns and not is_asleep:
+            if run >= 0 and thread.run_end[run] >= busy_ns:
+                busy_ns = thread.run_start[run]
+                run -= 1
+            elif run >= 0 and thread.run_out[run] in _STALLED:
+                busy_ns = thread.run_end[run]
+            else:
+                busy_ns, is_asleep = thread.wanted_ns(run, busy_ns), True
+        return max(busy_ns, since_ns, self.locks.spins.last_end(track, ts_ns))
 
     def _beside(self, track: int) -> list[int]:
         if not self._tracks_by_process:
@@ -298,13 +312,18 @@ def _through_stall(walk: _Walk, start_ns: int, holder: int, thread: _Thread) -> 
     """Go back through what stalled another thread, on a CPU and off it; say whether the walk has to go on."""
     run = bisect_left(thread.run_start, walk.ts_ns) - 1
     goes_on = True
-    while goes_on and walk.ts_ns > start_ns and run >= 0:
-        if thread.run_end[run] < walk.ts_ns:
-            state = State.RUNNABLE if thread.run_out[run] == Out.PREEMPTED else _wait_state(thread.run_out[run], None)
-            goes_on = walk.back_to(max(thread.run_end[run], start_ns), state, holder)
-        else:
+    while goes_on and walk.ts_ns > start_ns:
+        if run >= 0 and thread.run_end[run] >= walk.ts_ns:
             goes_on = walk.back_to(max(thread.run_start[run], start_ns), State.RUN, holder)
             run -= 1
+            continue
+        wanted_ns = thread.wanted_ns(run, walk.ts_ns)
+        goes_on = walk.back_to(max(wanted_ns, start_ns), State.RUNNABLE if run >= 0 else State.SPAWN, holder)
+        if goes_on and run >= 0:
+            left_ns, state = thread.run_end[run], _wait_state(thread.run_out[run], None)
+            goes_on = walk.back_to(max(left_ns, start_ns), state, holder)
+        elif run < 0:
+            break
     return goes_on
 
 

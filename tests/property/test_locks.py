@@ -91,7 +91,8 @@ def test_a_holder_that_slept_in_a_stall_is_followed_off_its_cpu() -> None:
 
     report = explained(builder)
 
-    assert ns_of(report, Cause.MAJOR_FAULT) == 350
+    assert ns_of(report, Cause.MAJOR_FAULT) == 350 - 20
+    assert ns_of(report, Cause.RUN_QUEUE) == 20
     assert ns_of(report, Cause.GIL_WAIT) == 702 - 350
 
 

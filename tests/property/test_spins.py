@@ -71,6 +71,27 @@ def test_a_queue_for_a_cpu_is_waited_for_too(spin: list[int], queue: list[int]) 
 
 
 @settings(max_examples=100, deadline=None)
+@given(spans, spans)
+def test_who_was_woken_and_has_no_cpu_yet_is_waited_for(spin: list[int], queue: list[int]) -> None:
+    builder = spinning(*spin)
+    builder.run(OTHER, 0, 1, cpu=1)
+    builder.wake(OTHER, queue[0], by=SPINNER)
+    builder.run(OTHER, queue[1], END_NS, cpu=1)
+
+    report = explained(builder)
+
+    assert ns_of(report, Cause.RUN_QUEUE) == max(0, min(spin[1], queue[1]) - max(spin[0], queue[0]))
+    assert ns_of(report, Cause.LOCK_WAIT) == max(0, min(spin[1], queue[0]) - spin[0])
+
+
+def test_a_thread_that_has_not_run_yet_is_waited_for() -> None:
+    builder = spinning(300, 900)
+    builder.fork(OTHER, 400, by=SPINNER)
+
+    assert ns_of(explained(builder), Cause.PROCESS_SPAWN) == 500
+
+
+@settings(max_examples=100, deadline=None)
 @given(spans, st.integers(1, END_NS - 1))
 def test_before_the_other_thread_had_anything_to_do_the_spin_is_the_spinners_own(spin: list[int], woke_ns: int) -> None:
     builder = spinning(*spin)
