@@ -13,6 +13,7 @@ from ..units import format_bytes, format_count, format_ns
 from .plain import plain, shorten_path
 
 _MAX_COSTS = 4
+_TOLD = 0.05
 _DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels")
 
 
@@ -91,11 +92,16 @@ def shown_phases(windows: list[WindowReport]) -> list[Phase]:
 
 
 def where(share: CauseShare, limit: int) -> str:
-    """Return the names that a cause's time was spent on, as many as fit; without any, what the cause means."""
+    """Return the names that a cause's time was spent on, as many as fit; without any, what the cause means.
+
+    Names that explain next to nothing of the time are left out.
+    """
     rate = _integer(share.detail.get("bytes_per_second"))
     names = [f"{rate / 1e9:.3g} GB/s"] if rate else []
     for key in _DETAIL_LISTS:
-        names += [shorten_path(row["name"], limit) for row in detail_rows(share, key)]
+        rows = detail_rows(share, key)
+        if sum(row["ns"] for row in rows) >= _TOLD * share.ns:
+            names += [shorten_path(row["name"], limit) for row in rows]
     if not names:
         return clip(CAUSES[share.cause].meaning, limit)
     shown = names[0]

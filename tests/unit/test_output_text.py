@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from slmtrace.model.events import NO_EVENT
-from slmtrace.model.report import Finding, Report, SourceStatus
+from slmtrace.model.report import CauseShare, Finding, Report, SourceStatus
 from slmtrace.model.taxonomy import Cause, Phase, Stage, WindowKind
 from slmtrace.output.bars import stacked_bar
 from slmtrace.output.markdown import render_markdown
 from slmtrace.output.plain import plain, shorten_path
+from slmtrace.output.summary import where
 from slmtrace.output.text import render_text
 from tests.support.builders import MS, US, make_report, make_segments, make_window, sample_run
 
@@ -176,3 +177,12 @@ def test_harmless_text_stays_as_it_is_and_long_text_is_cut() -> None:
 def test_a_shortened_path_keeps_its_last_part() -> None:
     assert shorten_path("/models/tiny/model.safetensors", 40) == "model.safetensors"
     assert shorten_path("/", 40) == "/"
+
+
+def test_a_name_that_explains_next_to_nothing_does_not_stand_for_a_cause() -> None:
+    def told(ns: int) -> str:
+        functions = [{"name": "cupti buffer request", "ns": ns, "count": 3, "bytes": 0}]
+        return where(CauseShare(Cause.PYTHON, 100 * MS, 50, 0, {"functions": functions}), 60)
+
+    assert told(60 * MS) == "cupti buffer request"
+    assert told(1 * MS) == "other code of the program on a CPU"
