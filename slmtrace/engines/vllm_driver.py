@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,14 +25,15 @@ from .client import Answer, Server, ask_all, is_healthy
 
 _POLL_S = 0.1
 _GRACE_S = 15.0
-_LAST_LINES = 15
+_LAST_LINES = 5
+# How the last line of a traceback begins, whatever a logger puts before it.
+_ERROR = re.compile(r"(^|[\s\]])\w+(Error|Exception): ")
 
 
 def main(plan_path: str) -> int:
     """Serve, ask, and return the exit code."""
     plan: dict[str, Any] = json.loads(Path(plan_path).read_text(encoding="utf-8"))
-    log_path = Path(plan["log"])
-    with log_path.open("wb") as log:
+    with Path(plan["log"]).open("wb") as log:
         # Its own group, so that the server's processes can be ended together, and Ctrl-C comes to it from us alone.
         server = subprocess.Popen(
             plan["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -37,7 +41,7 @@ def main(plan_path: str) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if not _wait_until_ready(server, int(plan["port"]), float(plan["timeout_s"])):
-            _complain(server, log_path, "while loading" if server.poll() is not None else "in time to answer")
+            _complain(server, plan, "while loading" if server.poll() is not None else "in time to answer")
             return 1
         where = Server(int(plan["port"]), str(plan["model"]), int(plan["n_new_tokens"]))
         answers = ask_all(where, plan["prompts"], int(plan["concurrency"]))
@@ -46,7 +50,7 @@ def main(plan_path: str) -> int:
             if answer.error or not os.environ.get(QUIET):
                 print(_describe(answer), file=sys.stderr, flush=True)
         if server.poll() is not None:
-            _complain(server, log_path, "while it was answering")
+            _complain(server, plan, "while it was answering")
         return 1 if any(answer.error for answer in answers) else 0
     finally:
         _end(server)
@@ -54,11 +58,16 @@ def main(plan_path: str) -> int:
 
 def _wait_until_ready(server: subprocess.Popen[bytes], port: int, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
-    while server.poll() is None and time.monotonic() < deadline:
-        if is_healthy(port):
-            return True
-        time.sleep(_POLL_S)
-    return False
+    # Its end wakes us, so that the critical path of a load that failed leads into the server.
+    end = os.pidfd_open(server.pid)
+    try:
+        while server.poll() is None and time.monotonic() < deadline:
+            if is_healthy(port):
+                return True
+            select.select([end], [], [], _POLL_S)
+        return False
+    finally:
+        os.close(end)
 
 
 def _write_results(path: Path, answers: Sequence[Answer], n_new_tokens: int) -> None:
@@ -85,14 +94,16 @@ def _describe(answer: Answer) -> str:
     return f"request {answer.request_id}: first data after {first_ms:.3f} ms{late}"
 
 
-def _complain(server: subprocess.Popen[bytes], log_path: Path, when: str) -> None:
+def _complain(server: subprocess.Popen[bytes], plan: dict[str, Any], when: str) -> None:
+    """Say how the server fared, with the first and the last of its errors, or its last lines."""
     code = server.poll()
     ended = f"ended with exit code {code} {when}" if code is not None else f"was not ready {when}"
-    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line for line in lines if "Error" in line]
-    print(f"vllm serve {ended}; its last words:", file=sys.stderr)
-    for line in (errors[-3:] or []) + lines[-_LAST_LINES:]:
+    lines = Path(plan["log"]).read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if _ERROR.search(line)]
+    print(f"vllm serve {ended}:", file=sys.stderr)
+    for line in dict.fromkeys((errors[0], errors[-1]) if errors else lines[-_LAST_LINES:]):
         print(f"    {line}", file=sys.stderr)
+    print(f"  try: run it alone, it says more: {shlex.join(plan['command'])}", file=sys.stderr)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -66,7 +66,7 @@ def test_no_hook_is_missed_and_none_fails(sequential: Run) -> None:
     assert [note for note in notes if note.startswith(("hook_miss", "hook_error"))] == []
 
 
-def test_a_server_that_cannot_start_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_told_with_its_errors(tmp_path: Path) -> None:
     model = tmp_path / "model"
     made = subprocess.run([sys.executable, "-m", "slmtrace", "model", "tiny", str(model)], check=False)
     assert made.returncode == 0
@@ -77,5 +77,5 @@ def test_a_server_that_cannot_start_is_told_with_its_last_words(tmp_path: Path) 
     done = subprocess.run([*command, "-o", str(tmp_path / "c")], capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
-    assert re.search(r"vllm serve ended with exit code \d+ while loading; its last words:", done.stderr)
+    assert re.search(r"vllm serve ended with exit code \d+ while loading:", done.stderr)
     assert (tmp_path / "c" / "breakdown.json").is_file()

@@ -14,27 +14,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from pairs import compare, print_table
+from vllm_server import free_ports, serve, serve_command, suspended
 
-from slmtrace.engines.client import Server, ask_all, is_healthy
+from slmtrace.engines.client import Server, ask_all
 from slmtrace.engines.hf import make_prompts
 from slmtrace.engines.models import find_model
 
 NEW_TOKENS = 4
-READY_TIMEOUT_S = 900.0
-END_TIMEOUT_S = 120.0
 # After its resumption a server catches up on its timers before it is asked.
 SETTLE_S = 0.2
 
@@ -57,8 +51,8 @@ def main() -> None:
         scratch = Path(name)
         prompts_file = make_prompts(model, args.prompt_tokens, args.requests + 1, NEW_TOKENS, scratch, print)
         prompts = json.loads(prompts_file.read_text(encoding="utf-8"))
-        port = _free_ports()[0]
-        with _serve(_command(str(model.path), port), port):
+        port = free_ports()[0]
+        with serve(serve_command(str(model.path), port), port):
             pass  # fills the caches for both
         for number in range(args.servers):
             _measure_pair(str(model.path), prompts, number, scratch / str(number), args.probes, measured)
@@ -87,20 +81,20 @@ def _arguments() -> argparse.Namespace:
 def _measure_pair(
     model: str, prompts: Sequence[str], number: int, capture: Path, probes: str | None, measured: Measured
 ) -> None:
-    ports = _free_ports()
+    ports = free_ports()
     recorder = [sys.executable, "-m", "slmtrace", "record", "-o", str(capture)]
     recorder += ["--probes", probes] if probes else []
-    commands = (_command(model, ports[0]), [*recorder, "--", *_command(model, ports[1])])
+    commands = (serve_command(model, ports[0]), [*recorder, "--", *serve_command(model, ports[1])])
     first, second = _order(number)
     with contextlib.ExitStack() as stack:
-        servers = {first: stack.enter_context(_serve(commands[first], ports[first]))}
-        with _suspended(servers[first]):
-            servers[second] = stack.enter_context(_serve(commands[second], ports[second]))
+        servers = {first: stack.enter_context(serve(commands[first], ports[first]))}
+        with suspended(servers[first]):
+            servers[second] = stack.enter_context(serve(commands[second], ports[second]))
         measured.load.append((servers[0].load_ns, servers[1].load_ns))
         for index, prompt in enumerate(prompts):
             ttft_ns = [0.0, 0.0]
             for side in _order(index):
-                with _suspended(servers[1 - side]):
+                with suspended(servers[1 - side]):
                     time.sleep(SETTLE_S)
                     ttft_ns[side] = _ask(ports[side], prompt, index)
             (measured.later if index else measured.first).append((ttft_ns[0], ttft_ns[1]))
@@ -112,62 +106,11 @@ def _order(number: int) -> tuple[int, int]:
     return (1, 0) if number % 2 else (0, 1)
 
 
-def _command(model: str, port: int) -> list[str]:
-    return ["vllm", "serve", model, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "model"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """A server that is up, and what it took to become ready."""
-
-    pid: int
-    load_ns: float
-
-
-@contextlib.contextmanager
-def _serve(command: list[str], port: int) -> Iterator[_Running]:
-    """Start a server, yield it when it is ready, and end it."""
-    start_ns = time.monotonic_ns()
-    # Its own group, so that Ctrl-C comes to it from us alone.
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        while not is_healthy(port):
-            if server.poll() is not None or time.monotonic_ns() - start_ns > READY_TIMEOUT_S * 1e9:
-                raise SystemExit(f"{' '.join(command)} did not become ready")
-            time.sleep(0.02)
-        yield _Running(server.pid, time.monotonic_ns() - start_ns)
-    finally:
-        server.terminate()
-        try:
-            server.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def _suspended(server: _Running) -> Iterator[None]:
-    """Keep a server, its recorder and all that they started off the CPUs."""
-    root = psutil.Process(server.pid)
-    tree = [root, *root.children(recursive=True)]
-    try:
-        for process in tree:
-            process.suspend()
-        yield
-    finally:
-        for process in tree:
-            process.resume()
-
-
 def _ask(port: int, prompt: str, index: int) -> float:
     (answer,) = ask_all(Server(port, "model", NEW_TOKENS), [prompt], 1, f"pair{index}")
     if answer.error:
         raise SystemExit(f"request {index} failed: {answer.error}")
     return float(answer.first_data_ns - answer.start_ns)
-
-
-def _free_ports() -> list[int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return [one.getsockname()[1], other.getsockname()[1]]
 
 
 if __name__ == "__main__":
