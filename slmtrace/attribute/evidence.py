@@ -1,7 +1,7 @@
 """What each thread's time shows, innermost first: one timeline a thread, and one of its stages.
 
 Layers, from the inside out: reclaim and compaction, page faults, folded faults, system calls, folded system calls,
-slow allocator calls, folded allocator calls, GPU API calls, spin loops, ranges and imports.
+slow allocator calls, folded allocator calls, GPU API calls, ranges and imports.
 """
 
 from __future__ import annotations
@@ -119,8 +119,7 @@ class EvidenceBook:
             folds = self._fold_rows(track, layer.folds)
             if len(folds):
                 merged = overlay(merged, self._place(folds, gaps(running, merged)))
-        for kinds in (API_KINDS, (EventKind.SPIN,)):
-            merged = overlay(merged, self.nested(self.rows(track, kinds)))
+        merged = overlay(merged, self.nested(self.rows(track, API_KINDS)))
         return overlay(merged, self.ranges(track))
 
     def nested(self, rows: Ints) -> Timeline:

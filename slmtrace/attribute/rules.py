@@ -96,7 +96,8 @@ ON_CPU: dict[Evidence, Cause | None] = {
     Evidence.MALLOC: Cause.MALLOC_SLOW,
     Evidence.GIL: Cause.GIL_WAIT,
     Evidence.ARENA: Cause.ARENA_WAIT,
-    Evidence.SPIN: Cause.LOCK_WAIT,
+    # Whom a spin waited for, the path knows; where nobody was, a sample is too little to call it a wait.
+    Evidence.SPIN: None,
     Evidence.CUDA_INIT: Cause.CUDA_INIT,
     Evidence.CUDA_MODULE: Cause.MODULE_LOAD,
     Evidence.CUDA_MALLOC: Cause.CUDA_MALLOC,
