@@ -21,7 +21,6 @@ import resource
 import shutil
 import signal
 import sys
-import tarfile
 import tempfile
 import time
 import traceback
@@ -122,8 +121,7 @@ def _seeds(captures: list[Path]) -> Iterator[Seed]:
     """Yield captures, thinned so that a case takes a moment."""
     with tempfile.TemporaryDirectory() as scratch:
         for archive in sorted(FIXTURES.glob("*.tar.xz")):
-            with tarfile.open(archive) as packed:
-                packed.extractall(scratch, filter="data")
+            shutil.unpack_archive(archive, scratch)
         for capture in [*sorted(Path(scratch).iterdir()), *captures]:
             files = {
                 str(path.relative_to(capture)): path.read_bytes()

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,8 +115,7 @@ def test_sql_from_the_page_equals_the_breakdown(page: Any) -> None:
 def copy_raw_capture(name: str, target: Path) -> Path:
     """Return a copy of a capture in `traces/` as it was recorded: its timeline and its breakdown are made anew."""
     if name.endswith(".tar.xz"):
-        with tarfile.open(TRACES / name) as archive:
-            archive.extractall(target, filter="data")
+        shutil.unpack_archive(TRACES / name, target)
         return target / Path(name).name.removesuffix(".tar.xz")
     return shutil.copytree(TRACES / name, target / name, ignore=shutil.ignore_patterns("trace.pftrace"))
 

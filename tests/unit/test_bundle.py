@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
+import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -198,8 +198,7 @@ def test_the_redacted_trace_attributes_the_same() -> None:
 
 @pytest.mark.parametrize("name", ["hf-light", "hf-deep"])
 def test_a_capture_of_a_gpu_attributes_the_same_and_keeps_what_kernels_are_called(name: str, tmp_path: Path) -> None:
-    with tarfile.open(Path(__file__).parents[1] / "fixtures" / f"{name}.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(Path(__file__).parents[1] / "fixtures" / f"{name}.tar.xz", tmp_path)
     trace, report = analyze(Capture.open(tmp_path / name))
 
     bundle, dropped = make_bundle(trace, report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tarfile
+import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,8 +37,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
 
 
 def analysed(name: str, place: Path) -> Analysed:
-    with tarfile.open(FIXTURES / f"{name}.tar.xz") as archive:
-        archive.extractall(place, filter="data")
+    shutil.unpack_archive(FIXTURES / f"{name}.tar.xz", place)
     trace = load(Capture.open(place / name))
     return trace, build_report(trace)
 
