@@ -213,6 +213,16 @@ def test_weights_that_the_first_pass_reads_are_cold_weights(known: str, name: st
     assert [finding.id for finding in scene.findings()] == [name]
 
 
+def test_weights_that_are_too_little_for_a_finding_are_not_other_files() -> None:
+    files = {C.MAJOR_FAULT: {"files": rows(**{"/models/m/model.safetensors": 100, "/lib/libtorch_cpu.so": 400})}}
+    scene = Scene(load(C.MAJOR_FAULT, 500, S.IMPORT), detail=files, size_bytes={C.MAJOR_FAULT: 500 * MIB})
+
+    (finding,) = (one for one in scene.findings() if one.id == "cold_files")
+
+    assert finding.excess_ns == 400 * MS
+    assert "most of all for libtorch_cpu.so" in finding.evidence
+
+
 @pytest.mark.parametrize("rule", PAIRS)
 def test_the_evidence_of_a_finding_has_numbers_and_its_remedy_is_one_line(rule: str) -> None:
     finding = next(one for one in PAIRS[rule].faulty.findings() if one.id == rule)

@@ -122,7 +122,8 @@ def _swapped(case: Case) -> Claim | None:
 
 def _cold_weights(case: Case) -> Claim | None:
     """Weights are read while they are loaded; those that are mapped, in part by the first forward pass."""
-    waits_ns = max(case.left(DEVICE_WAITS, (Stage.WEIGHTS,)), min(_weights_ns(case), case.left(DEVICE_WAITS)))
+    weights_ns = sum(_waits_by_file(case, of_weights=True).values())
+    waits_ns = max(case.left(DEVICE_WAITS, (Stage.WEIGHTS,)), min(weights_ns, case.left(DEVICE_WAITS)))
     fraction = case.known("page_cache", "resident_fraction")
     read_bytes = case.size_bytes(*DEVICE_WAITS)
     if not read_bytes or not waits_ns:
@@ -136,20 +137,23 @@ def _cold_weights(case: Case) -> Claim | None:
     )
 
 
-def _weights_ns(case: Case) -> int:
-    """Return how long a window waited for weight files: those known before the start, and what looks like one."""
+def _waits_by_file(case: Case, *, of_weights: bool) -> dict[str, int]:
+    """Return how long a window waited for weight files, known before the start or looking like one; or for others."""
     known = {file["name"] for file in case.known("page_cache", "files") or ()}
     names = {str(row["name"]) for cause in DEVICE_WAITS for row in case.share(cause).detail.get("files", [])}
-    weights = [name for name in names if name.rpartition("/")[2] in known or name.endswith(_WEIGHT_SUFFIXES)]
-    return sum(case.ns_of("files", name, DEVICE_WAITS) for name in weights)
+    weights = {name for name in names if name.rpartition("/")[2] in known or name.endswith(_WEIGHT_SUFFIXES)}
+    return {name: case.ns_of("files", name, DEVICE_WAITS) for name in (weights if of_weights else names - weights)}
 
 
 def _cold_code(case: Case) -> Claim | None:
-    waits_ns, read_bytes = case.left(DEVICE_WAITS), case.size_bytes(*DEVICE_WAITS)
-    if not read_bytes:
+    if not case.size_bytes(*DEVICE_WAITS):
         return None
-    name = case.largest("files", DEVICE_WAITS).rpartition("/")[2]
-    most = f", most of all for {name}" if name else ""
+    # Weights that were too little for a finding of their own are still none of this one's.
+    claimed_ns = sum(case.share(cause).ns for cause in DEVICE_WAITS) - case.left(DEVICE_WAITS)
+    weights_ns = sum(_waits_by_file(case, of_weights=True).values())
+    waits_ns = case.left(DEVICE_WAITS) - max(weights_ns - claimed_ns, 0)
+    others = _waits_by_file(case, of_weights=False)
+    most = f", most of all for {max(others, key=others.__getitem__).rpartition('/')[2]}" if others else ""
     return Claim(
         waits_ns,
         f"waited {format_ns(waits_ns)} for files from the device other than weights{most}",
