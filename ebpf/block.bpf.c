@@ -16,7 +16,6 @@ static __always_inline u64 request_key(void *request)
 {
 	void *queue = READ_KERNEL(void *, request, OFF_request_q);
 	void *disk = queue ? READ_KERNEL(void *, queue, OFF_request_queue_disk) : NULL;
-
 	u64 number = (u64)request / REQUEST_ALIGN << 32;
 
 	if (!disk)

@@ -59,6 +59,7 @@ def _n_events(events: Events, window: Window, kinds: tuple[EventKind, ...]) -> i
 def _bpf_ns(trace: Trace, window: Window, ns_per_run: Mapping[str, Any]) -> float:
     events, sched = trace.events, trace.sched
     inside = (events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns)
+    n_samples = window.total_ns // SPIN_PERIOD_NS if "on_clock" in ns_per_run else 0
     is_fold = events.kind == EventKind.FOLD
     is_fault = (events.kind == EventKind.FAULT) | (is_fold & np.isin(events.flags, _FAULT_FOLDS))
     is_add = is_fold & (events.flags == FoldClass.PAGE_CACHE_ADD)
@@ -72,9 +73,8 @@ def _bpf_ns(trace: Trace, window: Window, ns_per_run: Mapping[str, Any]) -> floa
         (_PAGE_CACHE_PROGRAMS, int(events.count[inside & is_add].sum())),
         (("on_switch",), _n_inside(sched.run_start_ns, window)),
         (("on_waking",), _n_inside(sched.wake_ns, window)),
+        (("on_clock",), n_samples),
     ]
-    n_samples = window.total_ns // SPIN_PERIOD_NS if "on_clock" in ns_per_run else 0
-    counts.append((("on_clock",), n_samples))
     return n_samples * _INTERRUPT_NS + sum(n * sum(_value(ns_per_run, name) for name in names) for names, n in counts)
 
 
