@@ -30,7 +30,7 @@ from .recording.progress import Progress
 from .recording.signals import SignalRelay
 from .recording.tail import RangesTail
 
-POLL_S = 0.05
+POLL_S = 0.1  # as often as counters are read: each look takes a CPU from the target
 # What the first manifest says of a probe; the last one says better, unless nobody lived to write it.
 UNTOLD = ProbeResult("partial", "the recorder was killed before it could say how this probe fared")
 

@@ -1,7 +1,7 @@
 """Waits for a CPU that the cgroup's quota caused: the CPU was there, and the cgroup's account of throttling grew.
 
 The kernel adds to that account when it lets a cgroup run again (kernel/sched/fair.c, unthrottle_cfs_rq), so a wait that
-was throttling ends with a growth of about its own length. The recorder reads the account every 50 ms.
+was throttling ends with a growth of about its own length. The recorder reads the account every 100 ms.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -18,7 +19,8 @@ _IO_LIMIT_FILES = {"rbps": "blkio.throttle.read_bps_device", "riops": "blkio.thr
 def read_text(path: Path) -> str | None:
     """Return a small file's text without its last newline; None when it cannot be read."""
     try:
-        return path.read_text(errors="replace").rstrip("\n")
+        with path.open("rb", buffering=0) as file:  # half the time of a text file: these are read all along
+            return file.read().decode(errors="replace").rstrip("\n")
     except OSError:
         return None
 
@@ -84,11 +86,12 @@ def find_cgroup_dirs(pid: int | str = "self") -> dict[str, Path]:
     return found
 
 
-def with_parents(directory: Path | None) -> list[Path]:
+@lru_cache(maxsize=16)
+def with_parents(directory: Path | None) -> tuple[Path, ...]:
     """Return a cgroup's directory and those above it, as far as they are mounted: what limits them limits it."""
     if directory is None:
-        return []
-    return [path for path in (directory, *directory.parents) if CGROUP_ROOT in (path, *path.parents)]
+        return ()
+    return tuple(path for path in (directory, *directory.parents) if CGROUP_ROOT in (path, *path.parents))
 
 
 def read_cpu_stat(directory: Path | None) -> dict[str, int]:

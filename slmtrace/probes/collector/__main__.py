@@ -17,8 +17,6 @@ from .diagnosis import check, find_problem
 from .session import Session
 from .threads import NoSuchProcess
 
-BUSY_S, IDLE_S = 0.01, 0.05
-
 
 def main() -> int:
     """Run; the configuration is one JSON object, the first argument."""
@@ -49,7 +47,7 @@ def main() -> int:
 
 def _serve(session: Session) -> None:
     commands = _Commands()
-    wait_s = BUSY_S
+    wait_s = 0.0
     while True:
         for line in commands.read(wait_s):
             if line == "stop":
@@ -57,7 +55,7 @@ def _serve(session: Session) -> None:
             _obey(session, line)
         if commands.is_over:
             return
-        wait_s = BUSY_S if session.work() else min(2 * wait_s, IDLE_S)
+        wait_s = session.work()
 
 
 def _obey(session: Session, line: str) -> None:

@@ -30,6 +30,11 @@ class Ring:
         self._data = self._view[page:]
         self.peak_bytes = 0
 
+    @property
+    def filled_bytes(self) -> int:
+        """Return how much of it holds records."""
+        return int(self._positions[0] - self._consumer.value)
+
     def drain(self, write: Callable[[memoryview], None]) -> bool:
         """Pass all finished records to `write` in one piece and release them; say whether nothing was left behind.
 

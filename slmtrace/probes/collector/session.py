@@ -28,8 +28,10 @@ from .threads import Threads
 from .timing import Timing
 from .tracefs import find_tracefs
 
-ALIVE_EVERY_S = 0.25
-FILES_EVERY_S = 0.1
+DRAIN_EVERY_S = 0.1  # each time takes a CPU from the target
+HURRIED_DRAIN_S = 0.005  # at the most often, where the ring fills quickly
+DRAINED_FRACTION = 1 / 8  # of the ring, by then
+ALIVE_EVERY_S = 0.2
 # Flags of a system call's rule in ebpf/syscalls.bpf.c.
 _ALWAYS, _SIZED, _TIMEOUT, _WRITES, _ARGUMENT = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12
 # What a system call does with its second argument, in ebpf/http.bpf.c.
@@ -94,7 +96,8 @@ class Session:
         self._has_driver = bool(driver.functions)
         self._unresolved: list[tuple[int, int, int]] = []
         self._told_lost: dict[LostCause, int] = {}
-        self._next_alive = self._next_files = 0.0
+        self._next_alive_ns = 0
+        self._drained_ns = time.monotonic_ns()
         self._start_cpu_ns = time.process_time_ns()
 
     def _header(self, config: dict[str, Any], ring_bytes: int) -> bytes:
@@ -154,22 +157,20 @@ class Session:
         self._probed[path] = "; ".join(failures)
         return self._probed[path]
 
-    def work(self) -> bool:
-        """Drain, name new files, and give a sign of life when it is due; say whether there was anything to drain."""
-        before = self._log.written
+    def work(self) -> float:
+        """Drain, name new files, and give a sign of life when it is due; return for how long, in s, to rest."""
         now_ns = time.monotonic_ns()
+        n_bytes = self._ring.filled_bytes
         is_empty = self._ring.drain(self._log.append)
-        had_records = self._log.written > before
-        now_s = now_ns / 1e9
         self._timing.end_if_due(now_ns, self.programs.self_time)
-        if now_s >= self._next_files:
-            self._next_files = now_s + FILES_EVERY_S
-            self._name_files()
-            self._look_at_programs()
-        if is_empty and now_s >= self._next_alive:
-            self._next_alive = now_s + ALIVE_EVERY_S
+        self._name_files()
+        self._look_at_programs()
+        if is_empty and now_ns >= self._next_alive_ns:
+            self._next_alive_ns = now_ns + round(ALIVE_EVERY_S * 1e9)
             self._give_sign_of_life(now_ns)
-        return had_records
+        elapsed_s, self._drained_ns = (now_ns - self._drained_ns) / 1e9, now_ns
+        wait_s = DRAINED_FRACTION * self._ring_bytes * elapsed_s / max(1, n_bytes)
+        return min(max(wait_s, HURRIED_DRAIN_S), DRAIN_EVERY_S)
 
     def _name_files(self) -> None:
         queue = self.programs["new_files"]
