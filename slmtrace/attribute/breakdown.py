@@ -115,7 +115,10 @@ def _by_time_then_name(row: dict[str, Any]) -> tuple[int, str]:
 def _detail_rows(
     cause: Cause, segments: Segments, mine: NDArray[np.intp], book: EvidenceBook
 ) -> Iterable[tuple[str, _Rows]]:
-    """Yield what a cause's time was spent on: files, packages, functions, and the ranges that it happened in."""
+    """Yield what a cause's time was spent on: files, packages, functions, and the ranges that it happened in.
+
+    Also the processes, where the window has more than one.
+    """
     trace = book.trace
     events = trace.events
     event = segments.event[mine]
@@ -134,6 +137,8 @@ def _detail_rows(
     if cause in _FIRST_USES:
         yield "kernels", _rows_by(trace, _kernels_after(segments, mine, book), segments, mine)
     yield "ranges", _rows_by(trace, _range_names(segments, mine, book), segments, mine)
+    if len({trace.tracks[track].pid for track in np.unique(segments.track).tolist()}) > 1:
+        yield "processes", _rows_by(trace, _process_names(segments, mine, trace), segments, mine)
 
 
 def _rows_by(trace: Trace, name_ids: NDArray[np.int32], segments: Segments, which: NDArray[np.intp]) -> _Rows:
@@ -203,6 +208,14 @@ def _range_names(segments: Segments, which: NDArray[np.intp], book: EvidenceBook
         owner = book.ranges(track).at(segments.start_ns[which[mine]])
         names[mine] = _names_of_ranges(owner, book.trace)
     return names
+
+
+def _process_names(segments: Segments, which: NDArray[np.intp], trace: Trace) -> NDArray[np.int32]:
+    """Return the name of the process of each segment."""
+    tracks, inverse = np.unique(segments.track[which], return_inverse=True)
+    threads = [trace.tracks[track] for track in tracks.tolist()]
+    names = [trace.strings.intern(thread.process or f"process {thread.pid}") for thread in threads]
+    return np.array(names, np.int32)[inverse]
 
 
 def _names_of_ranges(owner: Ints, trace: Trace) -> NDArray[np.int32]:

@@ -115,6 +115,7 @@ def _redact_cause(share: CauseShare, names: Names) -> CauseShare:
         "functions": names.function,
         "kernels": names.kernel,
         "ranges": names.range,
+        "processes": names.thread,
         "batch": lambda name: _one_of(name, {BATCH_OWN, BATCH_OTHERS}),
     }
     detail: dict[str, Any] = {

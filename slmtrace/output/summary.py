@@ -13,7 +13,7 @@ from ..units import format_bytes, format_count, format_ns
 from .plain import plain, shorten_path
 
 _MAX_COSTS = 4
-_TOLD = 0.05
+_TOLD, _TOLD_ALONE = 0.05, 0.01  # of a cause's time, a list of names and one of them
 _DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels")
 
 
@@ -101,7 +101,7 @@ def where(share: CauseShare, limit: int) -> str:
     for key in _DETAIL_LISTS:
         rows = detail_rows(share, key)
         if sum(row["ns"] for row in rows) >= _TOLD * share.ns:
-            names += [shorten_path(row["name"], limit) for row in rows]
+            names += [shorten_path(row["name"], limit) for row in rows if row["ns"] >= _TOLD_ALONE * share.ns]
     if not names:
         return clip(CAUSES[share.cause].meaning, limit)
     shown = names[0]

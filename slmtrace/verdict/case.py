@@ -14,6 +14,7 @@ from ..model.report import CauseShare, WindowReport
 from ..model.taxonomy import Cause, Stage, WindowKind
 from .facts import WindowFacts
 
+_TOLD = 0.1
 _MIN_OTHERS = 3  # requests, before a median says anything
 _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
 
@@ -90,12 +91,17 @@ class Case:
         return sum(self.share(cause).size_bytes for cause in causes)
 
     def largest(self, key: str, causes: Sequence[Cause]) -> str:
-        """Return the name that most of the time of these causes went to, from the detail lists of this key."""
+        """Return the name that most of the time of these causes went to, from the detail lists of this key.
+
+        '' where none explains a tenth of that time.
+        """
+        shares = [self.share(cause) for cause in causes]
         ns_by_name: dict[str, int] = defaultdict(int)
-        for cause in causes:
-            for row in self.share(cause).detail.get(key, []):
+        for share in shares:
+            for row in share.detail.get(key, []):
                 ns_by_name[str(row["name"])] += int(row["ns"])
-        return min(ns_by_name, key=lambda name: (-ns_by_name[name], name), default="")
+        name = min(ns_by_name, key=lambda name: (-ns_by_name[name], name), default="")
+        return name if ns_by_name[name] >= _TOLD * sum(share.ns for share in shares) else ""
 
     def ns_of(self, key: str, name: str, causes: Sequence[Cause]) -> int:
         """Return the time of these causes that went to a name of a detail list."""

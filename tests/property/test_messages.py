@@ -60,6 +60,9 @@ def test_a_poller_hands_over_to_whoever_sent_what_it_waited_for(bounds: list[int
 
     assert sum(end - start for start, end in times_on(report, 1)) == sent
     assert min(start for start, _ in times_on(report, 0)) == sent
+    rows = [row for share in report.causes for row in share.detail["processes"]]
+    assert sum(row["ns"] for row in rows if row["name"] == "process 2") == sent
+    assert sum(row["ns"] for row in rows) == END_NS
 
 
 @settings(max_examples=100, deadline=None)
@@ -71,6 +74,7 @@ def test_a_message_that_was_there_already_hands_nothing_over(bounds: list[int]) 
     report = explained(builder, sink=0)
 
     assert times_on(report, 1) == []
+    assert not any("processes" in share.detail for share in report.causes)
 
 
 def test_messages_on_another_segment_do_not_matter() -> None:

@@ -223,6 +223,23 @@ def test_weights_that_are_too_little_for_a_finding_are_not_other_files() -> None
     assert "most of all for libtorch_cpu.so" in finding.evidence
 
 
+def test_a_range_with_next_to_nothing_of_the_time_is_not_named_where_a_process_has_it() -> None:
+    slept = {"functions": rows(clock_nanosleep=900), "ranges": rows(init=1), "processes": rows(sleep=899, python=1)}
+    scene = Scene(load(C.LOCK_WAIT, 900), detail={C.LOCK_WAIT: slept})
+
+    (finding,) = (one for one in scene.findings() if one.id == "sleeping")
+
+    assert finding.evidence.endswith("most of all in its process sleep")
+
+
+def test_who_waits_for_a_file_lock_is_told_how_to_find_its_holder() -> None:
+    scene = Scene(load(C.EXTERNAL, 900, S.CONFIG), detail={C.EXTERNAL: {"functions": rows(flock=900)}})
+
+    (finding,) = (one for one in scene.findings() if one.id == "outside_wait")
+
+    assert "lslocks" in finding.recommendation
+
+
 @pytest.mark.parametrize("rule", PAIRS)
 def test_the_evidence_of_a_finding_has_numbers_and_its_remedy_is_one_line(rule: str) -> None:
     finding = next(one for one in PAIRS[rule].faulty.findings() if one.id == rule)

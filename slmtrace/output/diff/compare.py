@@ -15,7 +15,7 @@ from ...model.taxonomy import Cause, Phase, Stage, WindowKind
 from ..summary import detail_rows
 from .unlike import Unlike, find_unlike
 
-_DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels", "ranges")
+_DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels", "ranges", "processes")
 
 
 @dataclass(frozen=True, slots=True)

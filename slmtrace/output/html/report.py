@@ -15,7 +15,7 @@ from .path import path_picture
 
 # Windows shown in full, and of these opened; the table of all windows has the others.
 _MAX_WINDOWS, _OPEN_WINDOWS = 16, 3
-_DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels", "ranges")
+_DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels", "ranges", "processes")
 
 
 def render_html(report: Report) -> str:

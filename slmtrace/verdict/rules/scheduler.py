@@ -11,6 +11,7 @@ from ..rule import Claim, Rule
 _CPU_WAITS = (Cause.RUN_QUEUE, Cause.CPU_THROTTLED)
 _SLEEPS = ("clock_nanosleep", "nanosleep", "pause", "select", "pselect6")
 _NETWORK_CALLS = ("connect", "recvfrom", "recvmsg", "sendto", "poll", "ppoll")
+_FILE_LOCKS = ("flock", "fcntl")
 _COMPUTE = tuple(cause for cause in Cause if cause.phase is Phase.COMPUTE)
 _USUAL_SPAWN = 0.1
 # Two time slices of the scheduler (base_slice_ns, 2.8 to 4 ms): so long a thread waits that was put on the wrong CPU.
@@ -99,7 +100,8 @@ def _messages(case: Case) -> Claim | None:
 
 def _sleeping(case: Case) -> Claim | None:
     slept_ns = sum(case.ns_of("functions", name, (Cause.LOCK_WAIT,)) for name in _SLEEPS)
-    where = case.largest("ranges", (Cause.LOCK_WAIT,))
+    where, process = (case.largest(key, (Cause.LOCK_WAIT,)) for key in ("ranges", "processes"))
+    where = where or (process and f"its process {process}")
     return Claim(
         slept_ns,
         f"the program itself slept for {format_ns(slept_ns)}" + (f", most of all in {where}" if where else ""),
@@ -135,6 +137,8 @@ def _outside(case: Case) -> Claim | None:
     took_ns, name = case.left((Cause.EXTERNAL,)), case.largest("functions", (Cause.EXTERNAL,))
     is_network = name in _NETWORK_CALLS
     remedy = "find what the program waits for: strace -f -T -e trace=network, or slmtrace view"
+    if name in _FILE_LOCKS:
+        remedy = "another process holds a lock of a file: lslocks names both while it waits"
     if is_network and case.is_load:
         remedy = "HF_HUB_OFFLINE=1, and a local model directory: nothing should be asked over the network at the start"
     return Claim(
