@@ -24,6 +24,7 @@ class Issue(enum.Enum):
     IMPLAUSIBLE_TIME = "records with a time outside the recording, skipped"
     DAMAGED_RECORD = "records with values that cannot be, skipped"
     UNPAIRED_BLOCK_IO = "block requests that started or ended twice in a row, skipped"
+    NO_FIRST_TOKEN = "requests that began and whose first token was not seen, without a window"
     UNACCOUNTED = "records that a source saw or wrote and nobody can account for"
 
 

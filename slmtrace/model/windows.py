@@ -8,6 +8,7 @@ import numpy as np
 
 from ..capture.layout import MARK_FIRST_TOKEN, MARK_READY, MARK_REQUEST_START
 from .events import EventKind
+from .quality import Issue
 from .taxonomy import WindowKind
 from .trace import Trace, Window
 
@@ -58,6 +59,7 @@ def _request_windows(trace: Trace) -> list[Window]:
         end = end_by_process.get(process) or next(iter(end_by_process.values()), None)
         if end is not None and end.ts_ns > start.ts_ns:
             windows.append(Window(WindowKind.TTFT, len(windows), start.ts_ns, end.ts_ns, end.track, request, note))
+    trace.quality.note(Issue.NO_FIRST_TOKEN, len(starts) - len(windows))
     return windows
 
 

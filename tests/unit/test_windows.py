@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from slmtrace.model.events import EventKind, Events, concatenate_events, make_events, sort_events
-from slmtrace.model.quality import Quality
+from slmtrace.model.quality import Issue, Quality
 from slmtrace.model.sched import empty_sched
 from slmtrace.model.strings import Strings
 from slmtrace.model.taxonomy import WindowKind
@@ -61,10 +61,11 @@ def test_requests_are_numbered_by_their_start_and_end_at_their_own_first_token()
     ]
 
 
-def test_a_request_without_a_first_token_has_no_window() -> None:
+def test_a_request_without_a_first_token_has_no_window_and_is_counted() -> None:
     trace = trace_of((200, "ready", ""), (300, "request_start", "a"), (400, "request_end", "a"))
 
     assert spans(trace) == [("load", 100, 200)]
+    assert trace.quality.counts == {Issue.NO_FIRST_TOKEN: 1}
 
 
 def test_a_target_that_never_gets_ready_has_a_load_window_that_ends_with_it_and_says_so() -> None:

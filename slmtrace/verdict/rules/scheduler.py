@@ -12,6 +12,7 @@ _CPU_WAITS = (Cause.RUN_QUEUE, Cause.CPU_THROTTLED)
 _SLEEPS = ("clock_nanosleep", "nanosleep", "pause", "select", "pselect6")
 _NETWORK_CALLS = ("connect", "recvfrom", "recvmsg", "sendto", "poll", "ppoll")
 _FILE_LOCKS = ("flock", "fcntl")
+_WRITES = ("write", "writev")
 _COMPUTE = tuple(cause for cause in Cause if cause.phase is Phase.COMPUTE)
 _USUAL_SPAWN = 0.1
 # Two time slices of the scheduler (base_slice_ns, 2.8 to 4 ms): so long a thread waits that was put on the wrong CPU.
@@ -135,18 +136,22 @@ def _spawn(case: Case) -> Claim | None:
 
 def _outside(case: Case) -> Claim | None:
     took_ns, name = case.left((Cause.EXTERNAL,)), case.largest("functions", (Cause.EXTERNAL,))
-    is_network = name in _NETWORK_CALLS
-    remedy = "find what the program waits for: strace -f -T -e trace=network, or slmtrace view"
-    if name in _FILE_LOCKS:
-        remedy = "another process holds a lock of a file: lslocks names both while it waits"
-    if is_network and case.is_load:
-        remedy = "HF_HUB_OFFLINE=1, and a local model directory: nothing should be asked over the network at the start"
     return Claim(
         took_ns,
         f"waited {format_ns(took_ns)} for something outside the program" + (f", in {name}" if name else ""),
-        remedy,
+        _remedy_outside(name, is_load=case.is_load),
         confidence="medium",
     )
+
+
+def _remedy_outside(name: str, *, is_load: bool) -> str:
+    if name in _NETWORK_CALLS and is_load:
+        return "HF_HUB_OFFLINE=1, and a local model directory: nothing should be asked over the network at the start"
+    if name in _FILE_LOCKS:
+        return "another process holds a lock of a file: lslocks names both while it waits"
+    if name in _WRITES:
+        return "whoever reads what the program writes (a pipe, a log collector) is slow: read faster, or write less"
+    return "find what the program waits for: strace -f -T -e trace=network, or slmtrace view"
 
 
 RULES = (
