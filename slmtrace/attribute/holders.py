@@ -5,44 +5,47 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT
+from ..model.events import NO_EVENT, Ints, SmallInts
 from ..model.segments import Segments
 from ..model.tracks import NO_TRACK
 from .evidence import EvidenceBook
 from .locks import SAME_WAIT_NS
 
 
-def holders(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> NDArray[np.int32]:
+def holders(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> SmallInts:
     """Return the holder's innermost range, else its thread, of each of these segments, as string ids; 0: unknown.
 
     A wait that timed out was ended by nobody, and goes on: its holder is the next one's.
     """
     names = np.zeros(len(which), np.int32)
-    next_by_track: dict[int, tuple[int, int]] = {}  # the next wait of a thread: its start, and its holder
-    for row in range(len(which) - 1, -1, -1):
-        segment = which[row]
-        track, end_ns = int(segments.track[segment]), int(segments.end_ns[segment])
-        waker = _waker(track, end_ns, book)
-        next_ns, next_name = next_by_track.get(track, (0, 0))
-        if waker != NO_TRACK:
-            names[row] = _doing(waker, end_ns, book)
-        elif next_ns - end_ns <= SAME_WAIT_NS:
-            names[row] = next_name
-        next_by_track[track] = (int(segments.start_ns[segment]), int(names[row]))
+    tracks = segments.track[which]
+    for track in np.unique(tracks).tolist():
+        mine = np.flatnonzero(tracks == track)
+        start_ns, end_ns = segments.start_ns[which[mine]], segments.end_ns[which[mine]]
+        wakers = _wakers(track, end_ns, book)
+        goes_on = (wakers[:-1] == NO_TRACK) & (start_ns[1:] - end_ns[:-1] <= SAME_WAIT_NS)
+        ended = np.flatnonzero(np.append(~goes_on, True))
+        ended_by = ended[np.searchsorted(ended, np.arange(len(mine)))]
+        names[mine] = _doing(wakers, end_ns, book)[ended_by]
     return names
 
 
-def _waker(track: int, ts_ns: int, book: EvidenceBook) -> int:
-    """Return who woke a thread at this very instant."""
+def _wakers(track: int, ts_ns: Ints, book: EvidenceBook) -> SmallInts:
+    """Return who woke a thread at each very instant, NO_TRACK: nobody."""
     sched = book.trace.sched
     low, high = np.searchsorted(sched.wake_track, [track, track + 1])
-    row = low + int(np.searchsorted(sched.wake_ns[low:high], ts_ns))
-    return int(sched.wake_by[row]) if row < high and sched.wake_ns[row] == ts_ns else NO_TRACK
+    wake_ns, wake_by = np.append(sched.wake_ns[low:high], -1), np.append(sched.wake_by[low:high], NO_TRACK)
+    row = np.searchsorted(wake_ns[:-1], ts_ns)
+    return np.where(wake_ns[row] == ts_ns, wake_by[row], np.int32(NO_TRACK))
 
 
-def _doing(track: int, ts_ns: int, book: EvidenceBook) -> int:
-    (event,) = book.ranges(track).at(np.array([ts_ns], np.int64)).tolist()
-    if event != NO_EVENT:
-        return int(book.trace.events.name[event])
-    thread = book.trace.tracks[track]
-    return book.trace.strings.intern(thread.name or thread.process or f"thread {thread.tid}")
+def _doing(tracks: SmallInts, ts_ns: Ints, book: EvidenceBook) -> SmallInts:
+    """Return what each of the threads was in at its instant, as string ids; 0 for NO_TRACK."""
+    names = np.zeros(len(tracks), np.int32)
+    for track in np.unique(tracks[tracks != NO_TRACK]).tolist():
+        mine = tracks == track
+        thread = book.trace.tracks[track]
+        own_name = book.trace.strings.intern(thread.name or thread.process or f"thread {thread.tid}")
+        events = book.ranges(track).at(ts_ns[mine])
+        names[mine] = np.where(events == NO_EVENT, own_name, book.trace.events.name[events])
+    return names
