@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, EventKind, Ints
+from ..model.events import NO_EVENT, EventKind, Ints, SmallInts
 from ..model.report import CauseShare, StageShare, WindowReport
 from ..model.segments import Segments
 from ..model.taxonomy import Cause, Phase, Stage
@@ -32,6 +31,7 @@ for _cause in Cause:
 
 def build_window_report(window: Window, segments: Segments, off_path: Segments, book: EvidenceBook) -> WindowReport:
     """Sum the segments of a window exactly, by phase, by cause and by stage."""
+    on_path = _by_stage_and_phase(segments)
     return WindowReport(
         kind=window.kind,
         index=window.index,
@@ -39,148 +39,117 @@ def build_window_report(window: Window, segments: Segments, off_path: Segments, 
         note=window.note,
         start_ns=window.start_ns,
         end_ns=window.end_ns,
-        phases=_by_phase(segments),
+        phases=_by_phase(on_path.sum(axis=0)),
         causes=_causes(window, segments, book),
-        stages=_stages(segments),
-        overlapped=_by_phase(off_path),
+        stages=[StageShare(s, int(on_path[s].sum()), _by_phase(on_path[s])) for s in Stage if on_path[s].any()],
+        overlapped=_by_phase(_by_stage_and_phase(off_path).sum(axis=0)),
         segments=segments,
     )
 
 
-def _by_phase(segments: Segments) -> dict[Phase, int]:
-    sums = _sum_by(_PHASE_OF_CAUSE[segments.cause], segments.dur_ns)
-    return {phase: sums.get(int(phase), 0) for phase in Phase}
+def _by_stage_and_phase(segments: Segments) -> Ints:
+    """Return the time of each stage in each phase, exactly; by their values."""
+    n_phases = max(Phase) + 1
+    sums = np.zeros(256 * n_phases, np.int64)
+    np.add.at(sums, segments.stage.astype(np.intp) * n_phases + _PHASE_OF_CAUSE[segments.cause], segments.dur_ns)
+    return sums.reshape(256, n_phases)
 
 
-def _stages(segments: Segments) -> list[StageShare]:
-    phase = _PHASE_OF_CAUSE[segments.cause]
-    shares = []
-    for stage in Stage:
-        mine = segments.stage == stage
-        if mine.any():
-            sums = _sum_by(phase[mine], segments.dur_ns[mine])
-            shares.append(StageShare(stage, sum(sums.values()), {p: sums.get(int(p), 0) for p in Phase}))
-    return shares
+def _by_phase(sums: Ints) -> dict[Phase, int]:
+    return {phase: int(sums[phase]) for phase in Phase}
 
 
 def _causes(window: Window, segments: Segments, book: EvidenceBook) -> list[CauseShare]:
-    shares = [_cause_share(cause, segments, book) for cause in Cause if (segments.cause == cause).any()]
+    amounts = _amounts(segments, book.trace)
+    shares = [_cause_share(cause, segments, amounts, book) for cause in Cause if (segments.cause == cause).any()]
     shares = add_device_reads(shares, device_reads(window, book.trace))
     shares = add_batch(shares, window, segments, book.trace)
     return sorted(shares, key=lambda share: (share.cause.phase, -share.ns, share.cause))
 
 
-def _cause_share(cause: Cause, segments: Segments, book: EvidenceBook) -> CauseShare:
-    mine = np.flatnonzero(segments.cause == cause)
-    dur, event = segments.dur_ns[mine], segments.event[mine]
-    counts, sizes = _counted(book.trace, event)
-    # A wait has no bytes of its own: what the device read is added per file, from the page cache's own records.
-    size_bytes = 0 if cause in DEVICE_WAITS else int(sizes.sum())
-    detail: dict[str, Any] = {}
-    if rate := _bytes_per_second(event, book.trace):
-        detail["bytes_per_second"] = rate
-    for key, rows in _detail_rows(cause, segments, mine, book):
-        top = rows.top()
-        if top:
-            detail[key] = top
-    return CauseShare(cause, int(dur.sum()), int(counts.sum()), size_bytes, detail)
+def _amounts(segments: Segments, trace: Trace) -> Ints:
+    """Return three numbers for each segment: its ns, how many things it stands for, and their bytes.
 
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Time by name, with how many events and bytes stand behind it."""
-
-    names: list[str]
-    inverse: NDArray[np.intp]
-    ns: Ints
-    count: Ints
-    size_bytes: Ints
-
-    def top(self) -> list[dict[str, Any]]:
-        """Return the largest entries by time, ties by name."""
-        sums = np.zeros((len(self.names), 3), np.int64)
-        np.add.at(sums, self.inverse, np.stack([self.ns, self.count, self.size_bytes], axis=1))
-        rows: list[dict[str, Any]] = [
-            {"name": name, "ns": ns, "count": count, "bytes": size_bytes}
-            for name, (ns, count, size_bytes) in zip(self.names, sums.tolist(), strict=True)
-            if name
-        ]
-        return sorted(rows, key=_by_time_then_name)[:TOP]
-
-
-def _by_time_then_name(row: dict[str, Any]) -> tuple[int, str]:
-    return -int(row["ns"]), str(row["name"])
-
-
-def _detail_rows(
-    cause: Cause, segments: Segments, mine: NDArray[np.intp], book: EvidenceBook
-) -> Iterable[tuple[str, _Rows]]:
-    """Yield what a cause's time was spent on: files, packages, functions, and the ranges that it happened in.
-
-    Also the processes, where the window has more than one.
+    An event that was cut into many segments counts at its first one of a cause alone; a stretch without an event counts
+    as one. A range says where the time went, not how often: it counts once, without its bytes.
     """
-    trace = book.trace
-    events = trace.events
-    event = segments.event[mine]
-    known = mine[event != NO_EVENT]
+    event = segments.event
+    known = np.flatnonzero(event != NO_EVENT)
+    _, first = np.unique(event[known] << 8 | segments.cause[known], return_index=True)
+    rows = event[known[first]]
+    is_range = np.isin(trace.events.kind[rows], _RANGES)
+    count, size_bytes = (event == NO_EVENT).astype(np.int64), np.zeros(len(event), np.int64)
+    count[known[first]] = np.where(is_range, 1, trace.events.count[rows])
+    size_bytes[known[first]] = np.where(is_range, 0, trace.events.size_bytes[rows])
+    return np.stack([segments.dur_ns, count, size_bytes])
+
+
+def _cause_share(cause: Cause, segments: Segments, amounts: Ints, book: EvidenceBook) -> CauseShare:
+    mine = np.flatnonzero(segments.cause == cause)
+    ns, count, size_bytes = amounts[:, mine].sum(axis=1).tolist()
+    detail: dict[str, Any] = {}
+    if rate := _bytes_per_second(segments.event[mine], book.trace):
+        detail["bytes_per_second"] = rate
+    for key, names, which in _details(cause, segments, mine, book):
+        if top := _top(names, amounts[:, which], book.trace):
+            detail[key] = top
+    # A wait has no bytes of its own: what the device read is added per file, from the page cache's own records.
+    return CauseShare(cause, ns, count, 0 if cause in DEVICE_WAITS else size_bytes, detail)
+
+
+def _top(names: SmallInts, amounts: Ints, trace: Trace) -> list[dict[str, Any]]:
+    """Return the largest sums by name (string ids, 0: none) by time, ties by name."""
+    distinct, inverse = np.unique(names, return_inverse=True)
+    sums = np.zeros((len(amounts), len(distinct)), np.int64)
+    for total, amount in zip(sums, amounts, strict=True):
+        np.add.at(total, inverse, amount)
+    rows: list[dict[str, Any]] = [
+        {"name": trace.strings[name], "ns": ns, "count": count, "bytes": size_bytes}
+        for name, ns, count, size_bytes in zip(distinct.tolist(), *sums.tolist(), strict=True)
+        if name
+    ]
+    return sorted(rows, key=lambda row: (-row["ns"], row["name"]))[:TOP]
+
+
+def _details(
+    cause: Cause, segments: Segments, mine: NDArray[np.intp], book: EvidenceBook
+) -> Iterable[tuple[str, SmallInts, NDArray[np.intp]]]:
+    """Yield what a cause's time was spent on: files, packages, functions, and the ranges that it happened in;
+    where the window has more than one, also the processes.
+
+    Each is a key, and the names (string ids) of some segments.
+    """
+    events = book.trace.events
+    known = mine[segments.event[mine] != NO_EVENT]
     rows = segments.event[known]
     if (cause.phase is Phase.STORAGE or cause is Cause.OTHER_SYSCALL) and len(rows):
-        yield "files", _rows_by(trace, events.file[rows], segments, known)
+        yield "files", events.file[rows], known
     if cause in _HELD:
-        yield "holders", _rows_by(trace, holders(segments, mine, book), segments, mine)
+        yield "holders", holders(segments, mine, book), mine
     if cause is Cause.IMPORT and len(rows):
-        yield "packages", _packages(trace, rows, segments, known)
+        yield "packages", _packages(rows, book.trace), known
     elif len(rows):
         is_call = np.isin(events.kind[rows], _CALLS)
         if is_call.any():
-            yield "functions", _rows_by(trace, events.name[rows[is_call]], segments, known[is_call])
+            yield "functions", events.name[rows[is_call]], known[is_call]
     if cause in _FIRST_USES:
-        yield "kernels", _rows_by(trace, _kernels_after(segments, mine, book), segments, mine)
-    yield "ranges", _rows_by(trace, _range_names(segments, mine, book), segments, mine)
-    if len({trace.tracks[track].pid for track in np.unique(segments.track).tolist()}) > 1:
-        yield "processes", _rows_by(trace, _process_names(segments, mine, trace), segments, mine)
+        yield "kernels", _kernels_after(segments, mine, book), mine
+    yield "ranges", _range_names(segments, mine, book), mine
+    processes = _process_names(segments, book.trace)
+    if len(np.unique(processes)) > 1:
+        yield "processes", processes[mine], mine
 
 
-def _rows_by(trace: Trace, name_ids: NDArray[np.int32], segments: Segments, which: NDArray[np.intp]) -> _Rows:
-    distinct, inverse = np.unique(name_ids, return_inverse=True)
-    count, size_bytes = _counted(trace, segments.event[which])
-    names = [trace.strings[name_id] for name_id in distinct.tolist()]
-    return _Rows(names, inverse, segments.dur_ns[which], count, size_bytes)
-
-
-def _counted(trace: Trace, event: Ints) -> tuple[Ints, Ints]:
-    """Return how many things each segment stands for, and their bytes.
-
-    An event that was cut into many segments counts at its first one alone; a stretch without an event counts as one. A
-    range says where the time went, not how often: it counts once, without its bytes.
-    """
-    count, size_bytes = np.zeros(len(event), np.int64), np.zeros(len(event), np.int64)
-    distinct, first = np.unique(event, return_index=True)
-    first = first[distinct != NO_EVENT]
-    rows = event[first]
-    is_range = np.isin(trace.events.kind[rows], _RANGES)
-    count[event == NO_EVENT] = 1
-    count[first] = np.where(is_range, 1, trace.events.count[rows])
-    size_bytes[first] = np.where(is_range, 0, trace.events.size_bytes[rows])
-    return count, size_bytes
-
-
-def _packages(trace: Trace, rows: Ints, segments: Segments, which: NDArray[np.intp]) -> _Rows:
-    """Sum import time by top-level package; the dlopen of extension modules apart."""
+def _packages(rows: Ints, trace: Trace) -> SmallInts:
+    """Return the top-level package of each import; the dlopen of extension modules apart."""
     # One number a row: its name's, and whether it is a dlopen.
     keys = trace.events.name[rows].astype(np.int64) << 1 | (trace.events.kind[rows] == EventKind.DLOPEN)
-    distinct, of_key = np.unique(keys, return_inverse=True)
-    texts = []
-    for key in distinct.tolist():
-        package = trace.strings[key >> 1].partition(".")[0]
-        texts.append(f"{package} (dlopen)" if key & 1 else package)
-    row_by_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    inverse = np.array([row_by_text[text] for text in texts], np.intp)[of_key]
-    count, _ = _counted(trace, rows)
-    return _Rows(list(row_by_text), inverse, segments.dur_ns[which], count, np.zeros(len(rows), np.int64))
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    packages = [trace.strings[key >> 1].partition(".")[0] + " (dlopen)" * (key & 1) for key in distinct.tolist()]
+    return np.array([trace.strings.intern(package) for package in packages], np.int32)[inverse]
 
 
-def _kernels_after(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> NDArray[np.int32]:
+def _kernels_after(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> SmallInts:
     """Return the name of the first kernel that ran after each segment: what was loaded was loaded for it."""
     names = np.zeros(len(which), np.int32)
     pids = np.array([book.trace.tracks[track].pid for track in segments.track[which].tolist()], np.int64)
@@ -193,13 +162,14 @@ def _kernels_after(segments: Segments, which: NDArray[np.intp], book: EvidenceBo
 
 def _bytes_per_second(rows: Ints, trace: Trace) -> int:
     """Return how fast these copies were, over their whole lengths; 0 if they copied nothing."""
-    copies = np.unique(rows[rows != NO_EVENT])
-    copies = copies[trace.events.kind[copies] == EventKind.GPU_MEMCPY]
-    took_ns = int((trace.events.end_ns - trace.events.start_ns)[copies].sum())
-    return int(trace.events.size_bytes[copies].sum()) * 1_000_000_000 // took_ns if took_ns else 0
+    events = trace.events
+    rows = rows[rows != NO_EVENT]
+    copies = np.unique(rows[events.kind[rows] == EventKind.GPU_MEMCPY])
+    took_ns = int((events.end_ns[copies] - events.start_ns[copies]).sum())
+    return int(events.size_bytes[copies].sum()) * 1_000_000_000 // took_ns if took_ns else 0
 
 
-def _range_names(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> NDArray[np.int32]:
+def _range_names(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> SmallInts:
     """Return the name of the innermost range around each segment, 0 where there is none."""
     names = np.zeros(len(which), np.int32)
     tracks = segments.track[which]
@@ -210,25 +180,17 @@ def _range_names(segments: Segments, which: NDArray[np.intp], book: EvidenceBook
     return names
 
 
-def _process_names(segments: Segments, which: NDArray[np.intp], trace: Trace) -> NDArray[np.int32]:
-    """Return the name of the process of each segment."""
-    tracks, inverse = np.unique(segments.track[which], return_inverse=True)
+def _process_names(segments: Segments, trace: Trace) -> SmallInts:
+    """Return the name of each segment's process."""
+    tracks, inverse = np.unique(segments.track, return_inverse=True)
     threads = [trace.tracks[track] for track in tracks.tolist()]
     names = [trace.strings.intern(thread.process or f"process {thread.pid}") for thread in threads]
     return np.array(names, np.int32)[inverse]
 
 
-def _names_of_ranges(owner: Ints, trace: Trace) -> NDArray[np.int32]:
+def _names_of_ranges(owner: Ints, trace: Trace) -> SmallInts:
     names = np.zeros(len(owner), np.int32)
     known = np.flatnonzero(owner != NO_EVENT)
     known = known[trace.events.kind[owner[known]] == EventKind.RANGE]
     names[known] = trace.events.name[owner[known]]
     return names
-
-
-def _sum_by(keys: NDArray[Any], values: NDArray[Any]) -> dict[int, int]:
-    """Sum integers by key, exactly."""
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    sums = np.zeros(len(distinct), np.int64)
-    np.add.at(sums, inverse, values.astype(np.int64))
-    return dict(zip(distinct.tolist(), sums.tolist(), strict=True))
