@@ -88,7 +88,7 @@ def _off_path_steps(window: Window, path: list[Step], book: EvidenceBook) -> lis
         for state, busy in ((State.RUN, book.running(track)), (State.IO_WAIT, _io_waits(track, book))):
             for start, end in zip(*gaps(clip(busy, window.start_ns, window.end_ns), taken), strict=True):
                 steps.append(Step(int(start), int(end), track, window.track, state))
-    return steps
+    return sorted(steps)
 
 
 def _io_waits(track: int, book: EvidenceBook) -> Timeline:

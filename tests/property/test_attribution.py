@@ -18,7 +18,7 @@ from slmtrace.model.taxonomy import Cause, Phase, Stage, WindowKind
 from slmtrace.model.trace import Trace, Window
 from slmtrace.model.tracks import NO_TRACK, Tracks
 
-from .planned import SHOWN, Act, Planned, build, decoys, make_sched, plans
+from .planned import SHOWN, START_NS, Act, Builder, Planned, build, decoys, make_sched, plans
 
 EXAMPLES = settings(max_examples=120, deadline=None)
 
@@ -57,6 +57,20 @@ def test_what_is_off_the_path_does_not_matter(plan: list[Act], off_path: list[tu
     report = explained(build(plan, off_path))
 
     assert by_cause(report) == build(plan).by_cause
+
+
+def test_what_a_thread_beside_the_path_ran_and_waited_for_is_overlapped() -> None:
+    builder = Builder()
+    builder.run(Act("run", 1000))
+    beside = builder.tracks.thread(5000, 200)
+    builder.runs += [
+        (beside, START_NS + 100, START_NS + 200, Out.IOWAIT),
+        (beside, START_NS + 500, START_NS + 600, Out.SLEEP),
+    ]
+
+    overlapped = explained(builder.build()).overlapped
+
+    assert {phase: ns for phase, ns in overlapped.items() if ns} == {Phase.STORAGE: 300, Phase.RUNTIME: 200}
 
 
 @EXAMPLES
