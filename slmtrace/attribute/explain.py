@@ -16,7 +16,7 @@ from .evidence import EvidenceBook, next_stage, stage_at, stage_on_cpu
 from .path import Step
 from .rules import Evidence, State, cause_of
 from .stages import RequestStages
-from .timeline import Timeline, empty_timeline, overlay
+from .timeline import Timeline, clip, empty_timeline, overlay
 
 # States in which a thread's evidence is looked up; in the others it only waited for a CPU.
 _WITH_EVIDENCE = tuple(state for state in State if state not in (State.RUNNABLE, State.THROTTLED, State.SPAWN))
@@ -48,9 +48,12 @@ def _explain_thread(
         np.array([step.state for step in steps], np.int64),
     )
     book = stages.book
-    innermost, doing = book.innermost(track), book.stages(track)
+    innermost, doing, named, named_around = (
+        clip(timeline, int(span.start_ns[0]), int(span.end_ns[-1]))
+        for timeline in (book.innermost(track), book.stages(track), book.named_causes(track), book.named_causes(anchor))
+    )
     own, other = stages.of(window, track), stages.of(window, anchor)
-    named = overlay(book.named_causes(track), book.named_causes(anchor))
+    named = overlay(named, named_around)
     start, end = _cut(span, (innermost, doing, own, other, named, queued))
     state = span.at(start)
     event = np.where(np.isin(state, _WITH_EVIDENCE), innermost.at(start), NO_EVENT)

@@ -38,14 +38,13 @@ class RequestStages:
     _renders: dict[tuple[str, int], list[tuple[int, int]]] | None = None
 
     def of(self, window: Window, track: int) -> Timeline:
-        """Return a thread's stages without what it did for other requests; owners are Stage values.
+        """Return a thread's stages in the window, without what it did for other requests; owners are Stage values.
 
         While loading, an engine tries itself out, on a request of its own: that is a stage of the load.
         """
-        if window.kind is WindowKind.LOAD:
-            return self.book.stages(track, _LOAD_STAGES)
-        stages = self.book.stages(track)
-        if not window.request_id:
+        among = _LOAD_STAGES if window.kind is WindowKind.LOAD else tuple(Stage)
+        stages = clip(self.book.stages(track, among), window.start_ns, window.end_ns)
+        if window.kind is WindowKind.LOAD or not window.request_id:
             return stages
         stages = self._in_season(window, self._without_others(window, track, stages))
         tokenizing = self._tokenizing(window, self.book.trace.tracks[track].pid)

@@ -114,6 +114,7 @@ def gaps(span: Timeline, taken: Timeline) -> tuple[Ints, Ints]:
 
 def clip(timeline: Timeline, start_ns: int, end_ns: int) -> Timeline:
     """Return the part of a timeline between two times."""
-    start, end = np.maximum(timeline.start_ns, start_ns), np.minimum(timeline.end_ns, end_ns)
-    keep = end > start
-    return Timeline(start[keep], end[keep], timeline.owner[keep])
+    low = np.searchsorted(timeline.end_ns, start_ns, side="right")
+    high = np.searchsorted(timeline.start_ns, end_ns) if end_ns > start_ns else low
+    start, end = timeline.start_ns[low:high], timeline.end_ns[low:high]
+    return Timeline(np.maximum(start, start_ns), np.minimum(end, end_ns), timeline.owner[low:high])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slmtrace.attribute.folds import place_folds
-from slmtrace.attribute.timeline import Timeline, gaps, nest, overlay, sequence
+from slmtrace.attribute.timeline import Timeline, clip, gaps, nest, overlay, sequence
 from slmtrace.model.quality import Issue, Quality
 
 CLOCK = np.arange(0, 60, dtype=np.int64)
@@ -70,6 +70,18 @@ def test_gaps_are_the_span_without_what_is_taken(span: list[tuple[int, int]], ta
     for s, e in zip(start.tolist(), end.tolist(), strict=True):
         free[s:e] = True
     assert free.tolist() == ((whole.at(CLOCK) >= 0) & (busy.at(CLOCK) < 0)).tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(intervals, st.integers(0, 60), st.integers(0, 60))
+def test_a_clip_is_the_part_between_two_times(rows: list[tuple[int, int]], start_ns: int, end_ns: int) -> None:
+    whole = sequence(*columns(rows))
+
+    part = clip(whole, start_ns, end_ns)
+
+    inside = [start_ns <= ts_ns < end_ns for ts_ns in CLOCK.tolist()]
+    assert part.at(CLOCK).tolist() == np.where(inside, whole.at(CLOCK), -1).tolist()
+    assert_disjoint(part)
 
 
 @settings(max_examples=300, deadline=None)
