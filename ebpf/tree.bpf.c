@@ -4,6 +4,10 @@
 /* Processes that have become another program: the collector looks at what it is. */
 BPF_QUEUE(new_programs, u32, MAX_PROGRAMS);
 
+/* include/linux/mm_types.h, include/linux/sched/coredump.h */
+#define MMF_DUMPABLE_MASK 3
+#define SUID_DUMP_USER 1
+
 int on_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	void *child = (void *)ctx->args[1];
@@ -25,6 +29,39 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+static __always_inline void emit_end(struct thread *thread, u32 tid)
+{
+	emit_folds(thread, tid);
+	emit_with_comm(RING_EXIT, tid, thread->tgid, 0);
+}
+
+int on_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tid;
+	struct thread *thread = current_thread(&tid);
+
+	if (!thread)
+		return 0;
+	emit_end(thread, tid);
+#ifndef WITH_SCHED
+	threads.delete(&tid);
+#endif
+	return 0;
+}
+
+#ifdef OFF_mm_flags
+/*
+ * Whether a program has just been started with rights that its caller had not: by a set-user-id bit, or capabilities of
+ * its file. The kernel lets nobody dump it then (begin_new_exec() in fs/exec.c, commit_creds() in kernel/cred.c).
+ */
+static __always_inline bool is_privileged(void *task)
+{
+	void *mm = READ_KERNEL(void *, task, OFF_task_mm);
+
+	return (READ_KERNEL(u64, mm, OFF_mm_flags) & MMF_DUMPABLE_MASK) != SUID_DUMP_USER;
+}
+#endif
+
 int on_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 old_tid = ctx->args[1];
@@ -43,23 +80,15 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (!thread)
 		return 0;
+#ifdef OFF_mm_flags
+	if (is_privileged((void *)ctx->args[0])) {
+		emit_end(thread, tid);
+		threads.delete(&tid);
+		return 0;
+	}
+#endif
 	tgid = thread->tgid;
 	new_programs.push(&tgid, 0);
 	emit(RING_EXEC, tid, bpf_ktime_get_ns(), tgid, 0, 0, 0);
-	return 0;
-}
-
-int on_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	u32 tid;
-	struct thread *thread = current_thread(&tid);
-
-	if (!thread)
-		return 0;
-	emit_folds(thread, tid);
-	emit_with_comm(RING_EXIT, tid, thread->tgid, 0);
-#ifndef WITH_SCHED
-	threads.delete(&tid);
-#endif
 	return 0;
 }

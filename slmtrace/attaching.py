@@ -20,6 +20,7 @@ from .capture.directory import Capture
 from .errors import ProbeUnavailable, UsageError
 from .probes.base import ProbeResult, RecordOptions
 from .probes.collector.sites import CUDA_DRIVERS, mapped_libraries
+from .probes.ebpf import named_socket
 from .probes.group import ProbeGroup
 from .recorder import POLL_S, UNTOLD, Outcome
 from .recording.clocks import ClockLog
@@ -84,7 +85,8 @@ class _Session:
     def __init__(self, attachment: Attachment, command: list[str], path: Path, progress: Progress) -> None:
         self._pid = attachment.pid
         self._duration_s = attachment.duration_s
-        self._options = replace(attachment.options, http=True, cuda_libraries=_find_drivers(attachment.pid))
+        drivers = () if named_socket() else _find_drivers(attachment.pid)
+        self._options = replace(attachment.options, http=True, cuda_libraries=drivers)
         self._probes = ProbeGroup(_able(attachment.probes), attachment.required, _able(attachment.probes_if_present))
         for name in attachment.probes:
             if name in _LACKING:

@@ -13,12 +13,14 @@ import click
 from ..probes.group import check_probe
 from ..probes.registry import REGISTRY
 from ..recording.facts import describe_host, describe_versions, package_version
+from . import options
 
 _MARKS = {"ok": ("ok", "green"), "partial": ("partly", "yellow"), "unavailable": ("no", "red")}
 _OPTIONAL_PACKAGES = {"torch": "hf", "transformers": "hf", "vllm": "vllm", "cupti-python": "cuda"}
 
 
 @click.command("doctor", short_help="Try every probe.")
+@options.collector_socket
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def command(as_json: bool) -> None:
     """Try every probe for real, and say what is missing and how to get it. Nothing is changed or left behind."""

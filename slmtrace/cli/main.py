@@ -29,6 +29,7 @@ _COMMANDS = {
     "sweep": "Draw a curve of what one thing does to load and first token, and why.",
     "fleet": "Certify many nodes, and find those unlike the others.",
     "check": "Fail if a run is slower than its baseline: a regression gate for CI.",
+    "collector": "Serve eBPF collectors to unprivileged recordings, as root.",
     "doctor": "Try every probe, and say what is missing and how to get it.",
     "model": "Write a probe model with random weights.",
 }

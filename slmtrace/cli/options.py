@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
+
+from ..probes.base import COLLECTOR_SOCKET
 
 engine = click.option(
     "--engine",
@@ -30,3 +35,21 @@ tier = click.option(
     help="How much to record: light costs at most 1 % of load and first token, deep at most 10 %.",
 )
 probes = click.option("--probes", metavar="LIST", help="Record with these probes only, such as ranges,proc.")
+
+
+def _name_socket(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Name the socket as the variable does: every recording of this command asks there."""
+    if path is not None:
+        os.environ[COLLECTOR_SOCKET] = str(path)
+
+
+collector_socket = click.option(
+    "--collector-socket",
+    metavar="PATH",
+    type=click.Path(path_type=Path, readable=False),
+    envvar=COLLECTOR_SOCKET,
+    show_envvar=True,
+    expose_value=False,
+    callback=_name_socket,
+    help="Ask the service at this socket (slmtrace collector) for the eBPF probe; it needs no privileges here.",
+)

@@ -30,6 +30,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 _OPTIONS = (
     options.tier,
     options.probes,
+    options.collector_socket,
     click.option("--require", metavar="LIST", default="", help="Fail (exit code 3) if one of these probes cannot run."),
     click.option(
         "--malloc",

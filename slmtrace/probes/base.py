@@ -8,6 +8,9 @@ from typing import Any
 
 from ..capture.directory import Capture
 
+# Names the socket of the service to ask for a collector (collector_service.py).
+COLLECTOR_SOCKET = "SLMTRACE_COLLECTOR_SOCKET"
+
 
 @dataclass(frozen=True, slots=True)
 class Availability:

@@ -1,21 +1,19 @@
-"""The collector as a child process: JSON lines out of it, commands into it, its complaints kept for error messages."""
+"""The collector as a child process, its complaints kept for error messages."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_EXIT_TIMEOUT_S = 10.0
+from .collector_client import CollectorClient
+
 _MAX_ERROR_CHARS = 600
 # Isolated from the user's environment; the package is found by its path, without its virtual environment's.
 _BOOTSTRAP = (
@@ -23,15 +21,20 @@ _BOOTSTRAP = (
 )
 
 
-class CollectorProcess:
-    """A collector, run by the words of a command; it ends by itself when we do, for then its stdin ends."""
+def collector_command(interpreter: Sequence[str], config: dict[str, Any]) -> list[str]:
+    """Return the command that runs a collector under an interpreter, given by the words that run that."""
+    root = str(Path(__file__).resolve().parents[2])
+    return [*interpreter, "-I", "-B", "-c", _BOOTSTRAP.format(root=root), json.dumps(config)]
+
+
+class CollectorProcess(CollectorClient):
+    """A collector of our own; it ends by itself when we do, for then its stdin ends."""
 
     def __init__(self, interpreter: Sequence[str], config: dict[str, Any]) -> None:
-        root = str(Path(__file__).resolve().parents[2])
+        super().__init__()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._rest = b""
         self._process = subprocess.Popen(
-            [*interpreter, "-I", "-B", "-c", _BOOTSTRAP.format(root=root), json.dumps(config)],
+            collector_command(interpreter, config),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -57,58 +60,6 @@ class CollectorProcess:
         text = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return f"{text}: {words}" if (words := self.error_text()) else text
 
-    def ask(self, command: str, timeout_s: float) -> dict[str, Any] | None:
-        """Send a command and return the answer; None if there is none."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(command.encode("utf-8", "surrogateescape") + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            return None
-        return self.read(timeout_s)
-
-    def read(self, timeout_s: float) -> dict[str, Any] | None:
-        """Return the next object that it says; None at the time limit, at its end, or if it babbles."""
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        deadline_s = time.monotonic() + timeout_s
-        while b"\n" not in self._rest:
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline_s - time.monotonic()))
-            data = os.read(descriptor, 65536) if ready else b""
-            if not data:
-                return None
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            return None
-        return answer if isinstance(answer, dict) else None
-
-    def close(self, timeout_s: float) -> None:
-        """Close its stdin, wait for its end, and kill it if that does not come."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(PermissionError):  # under sudo it is not ours to kill, and ends with its stdin
-                self._process.kill()
-                self._process.wait()
-        self._process.stdout.close()
-
-    def leave(self) -> None:
-        """Close its stdin and let it end by itself, at the latest before we do."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        atexit.register(self._close_at_exit)
-
-    def _close_at_exit(self) -> None:
-        with contextlib.suppress(KeyboardInterrupt):  # whoever is impatient need not wait: it ends all the same
-            self.close(_EXIT_TIMEOUT_S)
-
     def error_text(self) -> str:
         """Return the end of what it wrote to stderr, on one line."""
         try:
@@ -118,3 +69,29 @@ class CollectorProcess:
         except (OSError, ValueError):
             return ""
         return text[-_MAX_ERROR_CHARS:]
+
+    def close(self, timeout_s: float) -> None:
+        """Close its stdin, wait for its end, and kill it if that does not come."""
+        assert self._process.stdout is not None
+        self._hang_up()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(PermissionError):  # under sudo it is not ours to kill, and ends with its stdin
+                self._process.kill()
+                self._process.wait()
+        self._process.stdout.close()
+
+    def _descriptor(self) -> int:
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def _send(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+
+    def _hang_up(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()

@@ -1,6 +1,7 @@
 """The eBPF probe: starts the collector in a process of its own, tells it whom to follow, and keeps its books.
 
-The collector alone is privileged, and it alone compiles with bcc, so it runs under whichever interpreter has bcc.
+The collector alone is privileged, and it alone compiles with bcc, so it runs under whichever interpreter has bcc: as
+our child, by sudo, or as a service's, where a socket is named.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any
 
 from ..capture.directory import Capture
 from ..capture.layout import HEADER_BYTES, RING
+from ..capture.rawlog import create
 from ..errors import SlmtraceError
-from .base import Availability, Probe, ProbeResult, RecordOptions, ebpf_source_dir
+from .base import COLLECTOR_SOCKET, Availability, Probe, ProbeResult, RecordOptions, ebpf_source_dir
+from .collector_client import CollectorClient
+from .collector_connection import CollectorConnection
 from .collector_process import CollectorProcess
 
 START_TIMEOUT_S = 60.0
@@ -31,6 +35,7 @@ _HAS_BCC = (
 )
 # Where it would ask for a password, it fails at once instead.
 _SUDO = ("sudo", "-n")
+_CHECK = {"check": True}
 _NO_BCC_REMEDY = "apt-get install python3-bpfcc (Debian, Ubuntu) or dnf install python3-bcc (Fedora, RHEL)"
 _MALLOC_COST = "uprobes on every allocator call cost about 1.3 us each: expect the program to run slower by a third"
 _METHOD = (
@@ -47,7 +52,8 @@ class EbpfProbe(Probe):
     name = "ebpf"
 
     def __init__(self) -> None:
-        self._collector: CollectorProcess | None = None
+        self._collector: CollectorClient | None = None
+        self._socket = named_socket()
         self._sudo: tuple[str, ...] = ()
         self._log = Path()
         self._groups: dict[str, dict[str, Any]] = {}
@@ -57,17 +63,13 @@ class EbpfProbe(Probe):
         self._death = ""
 
     def check(self) -> Availability:
-        """Load and attach a program of two instructions, under the interpreter that has bcc."""
-        interpreter = find_interpreter()
-        if not interpreter:
-            return Availability("unavailable", _NO_BCC, _NO_BCC_REMEDY)
-        answer, complaint = _ask_check((interpreter,))
-        if answer.get("is_for_root") and shutil.which(_SUDO[0]):
-            by_sudo, _ = _ask_check((*_SUDO, interpreter))
-            if by_sudo.get("status", "unavailable") != "unavailable":
-                self._sudo, answer = _SUDO, by_sudo
+        """Load and attach a program of two instructions, where a recording would."""
+        try:
+            answer, complaint = self._ask_check()
+        except SlmtraceError as error:
+            return Availability("unavailable", str(error), error.hint)
         if answer.get("event") != "checked":
-            reason = f"the collector does not start: {complaint or 'no answer'}"
+            reason = f"the collector does not start: {answer.get('reason') or complaint or 'no answer'}"
             return Availability("unavailable", reason, "run it again; if it persists, report it with this text")
         return Availability(answer["status"], answer["reason"], answer["remedy"], answer["detail"])
 
@@ -77,27 +79,19 @@ class EbpfProbe(Probe):
         Raises:
             SlmtraceError: it could not begin.
         """
-        interpreter = find_interpreter()
-        if not interpreter:
-            raise SlmtraceError(_NO_BCC, hint=_NO_BCC_REMEDY)
         self._log = capture.raw / LOG_NAME
         self._is_malloc_traced = options.malloc == "full"
-        uid, gid = _owner()
-        config = {
-            "log": str(self._log),
-            "uid": uid,
-            "gid": gid,
-            "source_dir": str(ebpf_source_dir()),
+        request = {
             "ring_bytes": options.ring_bytes,
             "threshold_ns": options.threshold_ns,
             "malloc": options.malloc,
             "http": options.http,
-            "cuda_libraries": options.cuda_libraries,
         }
-        self._collector = CollectorProcess((*self._sudo, interpreter), config)
+        self._collector = self._ask_service(request) if self._socket else self._run_collector(request, options)
         answer = self._collector.read(START_TIMEOUT_S)
         if answer is None or answer.get("event") != "ready":
             self._collector.close(0)
+            self._log.unlink(missing_ok=True)
             answer = answer or {}
             reason = answer.get("reason") or f"the eBPF collector did not start: {self._collector.error_text()}"
             raise SlmtraceError(reason, hint=answer.get("remedy", ""))
@@ -135,6 +129,37 @@ class EbpfProbe(Probe):
         # Its programs are silent, and to take them away takes it a while.
         self._collector.leave()
         return self._result(books)
+
+    def _ask_check(self) -> tuple[dict[str, Any], str]:
+        """Return a collector's answer, empty if there is none, and what it wrote to stderr; note whether sudo helps."""
+        if self._socket:
+            return _first_answer(CollectorConnection(self._socket, _CHECK))
+        interpreter = (require_interpreter(),)
+        answer, complaint = _first_answer(CollectorProcess(interpreter, _CHECK))
+        if answer.get("is_for_root") and shutil.which(_SUDO[0]):
+            by_sudo, _ = _first_answer(CollectorProcess((*_SUDO, *interpreter), _CHECK))
+            if by_sudo.get("status", "unavailable") != "unavailable":
+                self._sudo, answer = _SUDO, by_sudo
+        return answer, complaint
+
+    def _run_collector(self, request: dict[str, Any], options: RecordOptions) -> CollectorClient:
+        uid, gid = _owner()
+        config = {
+            **request,
+            "log": str(self._log),
+            "uid": uid,
+            "gid": gid,
+            "source_dir": str(ebpf_source_dir()),
+            "cuda_libraries": options.cuda_libraries,
+        }
+        return CollectorProcess((*self._sudo, require_interpreter()), config)
+
+    def _ask_service(self, request: dict[str, Any]) -> CollectorClient:
+        log = create(self._log, b"")
+        try:
+            return CollectorConnection(self._socket, request, log)
+        finally:
+            os.close(log)
 
     def _command(self, line: str) -> None:
         if self._collector is None or self._death:
@@ -175,9 +200,12 @@ class EbpfProbe(Probe):
         return {**facts, "malloc_cost": _MALLOC_COST} if self._is_malloc_traced else facts
 
 
-def _ask_check(interpreter: tuple[str, ...]) -> tuple[dict[str, Any], str]:
-    """Let a collector check; return its answer, empty if there is none, and what it wrote to stderr."""
-    collector = CollectorProcess(interpreter, {"check": True})
+def named_socket() -> str:
+    """Return the socket of the service to ask for a collector, or ''; it probes no libraries, which others use too."""
+    return os.environ.get(COLLECTOR_SOCKET, "")
+
+
+def _first_answer(collector: CollectorClient) -> tuple[dict[str, Any], str]:
     try:
         answer = collector.read(START_TIMEOUT_S)
     finally:
@@ -199,6 +227,18 @@ def find_interpreter() -> str:
         if tried.returncode == 0:
             return candidate
     return ""
+
+
+def require_interpreter() -> str:
+    """Return a Python interpreter that has bcc.
+
+    Raises:
+        SlmtraceError: there is none.
+    """
+    interpreter = find_interpreter()
+    if not interpreter:
+        raise SlmtraceError(_NO_BCC, hint=_NO_BCC_REMEDY)
+    return interpreter
 
 
 def preloaded_allocators(environ: dict[str, str]) -> list[str]:

@@ -1,10 +1,13 @@
 """The collector's main loop. Commands on stdin, one a line: enroll PID, allocator PATH, stop. The end of stdin is stop.
 
+A service's collector has a connected socket for its stdin and stdout, and what to record comes first on it.
+
 Each command is answered by one JSON object a line: {"event": "ready" | "ok" | "error" | "stopped", ...}.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -14,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .diagnosis import check, find_problem
+from .request import Refused, receive_request
 from .session import Session
 from .threads import NoSuchProcess
 
@@ -21,6 +25,12 @@ from .threads import NoSuchProcess
 def main() -> int:
     """Run; the configuration is one JSON object, the first argument."""
     config = json.loads(sys.argv[1])
+    if config.get("is_service"):
+        try:
+            config.update(receive_request(0))
+        except Refused as refusal:
+            _say("error", reason=str(refusal), remedy="")
+            return 1
     if config.get("check"):
         _say("checked", **check())
         return 0
@@ -97,11 +107,8 @@ def _close_stdin(number: int, frame: Any) -> None:
 
 
 def _say(event: str, **facts: Any) -> None:
-    try:
-        sys.stdout.write(json.dumps({"event": event, **facts}) + "\n")
-        sys.stdout.flush()
-    except OSError:  # nobody listens any more: the log is what counts
-        pass
+    with contextlib.suppress(OSError):  # nobody listens any more: the log is what counts
+        os.write(1, json.dumps({"event": event, **facts}).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -64,8 +64,9 @@ def _explain_refusal(error: OSError) -> Problem:
         if os.geteuid() != 0:
             return Problem(
                 "loading BPF programs needs privileges",
-                "run slmtrace with sudo, or let sudo ask you for no password, or give it CAP_BPF, CAP_PERFMON, "
-                "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+                "run slmtrace with sudo, or let sudo ask you for no password, or name the socket of root's slmtrace "
+                "collector with --collector-socket, or give it CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and "
+                "CAP_DAC_READ_SEARCH",
                 is_for_root=True,
             )
         return Problem(

@@ -85,12 +85,14 @@ _MEMORY_EVENTS = {
 _OPTIONAL_MEMORY_EVENTS = ("mm_vmscan_memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_end", "mm_khugepaged_scan_pmd")
 
 
-def plan_groups(btf: Btf, tracefs: Path, wanted: tuple[str, ...], avoid: tuple[str, ...] = ()) -> list[Group]:
+def plan_groups(
+    btf: Btf, tracefs: Path, wanted: tuple[str, ...], avoid: tuple[str, ...] = (), is_for_another: bool = False
+) -> list[Group]:
     """Say for each group how it runs on this kernel: http, malloc and cuda only if they are among those `wanted`.
 
-    `avoid` names tracepoints to do without (for tests).
+    `avoid` names tracepoints to do without (for tests). For another user, programs that run with more rights than that
+    user's are not followed.
     """
-    task = btf.member_bits("task_struct")
 
     def arguments(name: str) -> int:
         return -1 if name in avoid else _or(btf.tracepoint_arguments(name), -1)
@@ -99,7 +101,7 @@ def plan_groups(btf: Btf, tracefs: Path, wanted: tuple[str, ...], avoid: tuple[s
         return all(arguments(name) >= 0 for name in names)
 
     groups = [
-        _plan_tree(task),
+        _plan_tree(btf, is_for_another),
         _plan_sched(btf, has, arguments("sched_switch")),
         _plan_faults(has),
         _plan_raw("syscalls", {"on_sys_enter": "sys_enter", "on_sys_exit": "sys_exit"}, has),
@@ -141,15 +143,19 @@ def argument_offsets() -> tuple[int, ...]:
     return 112, 104, 96, 56
 
 
-def _plan_tree(task: dict[str, int]) -> Group:
-    if not {"pid", "tgid"} <= set(task):
-        return Group("tree", reason="the kernel's BTF does not describe task_struct")
+def _plan_tree(btf: Btf, is_for_another: bool) -> Group:
+    task, memory = btf.member_bits("task_struct"), btf.member_bits("mm_struct")
+    if not {"pid", "tgid"} <= set(task) or (is_for_another and not ("mm" in task and "flags" in memory)):
+        return Group("tree", reason="the kernel's BTF does not describe task_struct and mm_struct")
     programs = (
         Program("on_fork", RAW, "sched_process_fork"),
         Program("on_exec", RAW, "sched_process_exec"),
         Program("on_exit", RAW, "sched_process_exit"),
     )
-    return Group("tree", programs, {"OFF_task_pid": task["pid"] // 8, "OFF_task_tgid": task["tgid"] // 8})
+    macros = {"OFF_task_pid": task["pid"] // 8, "OFF_task_tgid": task["tgid"] // 8}
+    if is_for_another:
+        macros |= {"OFF_task_mm": task["mm"] // 8, "OFF_mm_flags": memory["flags"] // 8}
+    return Group("tree", programs, macros)
 
 
 def _plan_sched(btf: Btf, has: Has, n_switch_arguments: int) -> Group:

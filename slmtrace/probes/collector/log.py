@@ -94,8 +94,11 @@ def _pack(ts_ns: int, kind: RingType, cpu: int, tid: int, a: int, b: int, c: int
     return _RECORD.pack(_PAYLOAD_BYTES, ts_ns, kind, cpu, tid, a, b, c, d)
 
 
-def open_log(path: str, header: bytes, uid: int, gid: int) -> Log:
-    """Create the raw log, readable by its owner alone, and give it to the user who asked for the recording."""
-    descriptor = create(path, header)  # type: ignore[arg-type]  # os.open takes text as well
+def open_log(place: str | int, header: bytes, uid: int, gid: int) -> Log:
+    """Begin the raw log: a new file at a path, readable by this user alone, or the user's own that is open already."""
+    if isinstance(place, int):
+        os.write(place, header)
+        return Log(place)
+    descriptor = create(place, header)  # type: ignore[arg-type]  # os.open takes text as well
     os.fchown(descriptor, uid, gid)
     return Log(descriptor)

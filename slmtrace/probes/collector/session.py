@@ -6,6 +6,7 @@ import mmap
 import platform
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .maps import Map
 from .privileges import drop_capabilities
 from .programs import MAX_FILES, MAX_PROGRAMS, MAX_THREADS, Programs
 from .python import Runtime, RuntimeFinder
+from .request import belongs_to
 from .ring import Ring
 from .sites import ALLOCATORS, find_sites, mapped_libraries
 from .structs import FileKey
@@ -68,10 +70,12 @@ class Session:
             "THRESHOLD_NS": int(config["threshold_ns"]),
         }
         self._is_malloc_traced = config["malloc"] == "full"
+        is_for_another = bool(config.get("is_for_another"))
         driver = find_driver(config.get("cuda_libraries", []))
         extras = {"http": config.get("http"), "malloc": self._is_malloc_traced, "cuda": driver.functions}
         wanted = tuple(name for name, is_wanted in extras.items() if is_wanted)
-        groups = plan_groups(read_btf(), _tracefs_or_nothing(), wanted, tuple(config.get("avoid", ())))
+        avoid = tuple(config.get("avoid", ()))
+        groups = plan_groups(read_btf(), _tracefs_or_nothing(), wanted, avoid, is_for_another)
         self._timing = Timing()
         self.programs = Programs(Path(config["source_dir"]), groups, macros)
         if self.programs.statuses["tree"].status == "unavailable":
@@ -88,7 +92,8 @@ class Session:
         self.capabilities = drop_capabilities(with_uprobes=self._is_malloc_traced)
         self._ring = Ring(self.programs["ring"].descriptor, ring_bytes)
         self._ring_bytes = ring_bytes
-        self._threads = Threads(self.programs["threads"], self._log)
+        may_follow = partial(belongs_to, uid=config["uid"]) if is_for_another else lambda pid: True
+        self._threads = Threads(self.programs["threads"], self._log, may_follow)
         self._finder = FileFinder()
         self._runtimes = RuntimeFinder(self._note_runtime)
         self._probed: dict[str, str] = {}  # allocators by path, with what went wrong
@@ -136,7 +141,13 @@ class Session:
         return len(followed)
 
     def probe_allocator(self, path: str) -> str:
-        """Probe the functions of one allocator; return what went wrong."""
+        """Probe the functions of one allocator; return what went wrong.
+
+        Raises:
+            ValueError: allocators are not to be probed.
+        """
+        if not self._is_malloc_traced:
+            raise ValueError("allocators are not probed")
         if path in self._probed:
             return self._probed[path]
         failures = []

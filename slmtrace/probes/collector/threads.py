@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ...capture.layout import NAME_AT_ENROLL, NAME_OF_MEMBER, FoldClass, RingType
@@ -19,9 +20,10 @@ class NoSuchProcess(Exception):
 class Threads:
     """The kernel's table of followed threads."""
 
-    def __init__(self, table: Map, log: Log) -> None:
+    def __init__(self, table: Map, log: Log, may_follow: Callable[[int], bool]) -> None:
         self._table = table
         self._log = log
+        self._may_follow = may_follow
 
     def enroll(self, pid: int) -> dict[int, int]:
         """Follow a process, its threads and its descendants; return the process of each thread that was found.
@@ -29,19 +31,38 @@ class Threads:
         What a followed thread starts is followed by the kernel, so looking until nothing new is found leaves no gap.
 
         Raises:
-            NoSuchProcess: there is none.
+            NoSuchProcess: there is none, or none that may be followed.
         """
         followed: dict[int, int] = {}
         while True:
-            new = {tid: tgid for tid, tgid in _tree_threads(pid).items() if tid not in followed}
+            new = {tid: tgid for tid, tgid in self._tree_threads(pid).items() if tid not in followed}
             if not new:
                 break
             for tid, tgid in new.items():
                 self._follow(tid, tgid)
+                if not self._may_follow(tgid):  # it has become another's, or the number has
+                    self._table.remove(tid)
             followed.update(new)
         if not followed:
-            raise NoSuchProcess(f"there is no process {pid}")
+            raise NoSuchProcess(f"there is no process {pid} of the caller's")
         return followed
+
+    def _tree_threads(self, pid: int) -> dict[int, int]:
+        """Return the threads of a process and of its descendants that may be followed, with their process."""
+        found: dict[int, int] = {}
+        todo: list[int] = [pid]
+        while todo:
+            process = todo.pop()
+            if not self._may_follow(process):
+                continue
+            for tid in _numbers(f"/proc/{process}/task"):
+                found[tid] = process
+                try:
+                    children = Path(f"/proc/{process}/task/{tid}/children").read_text()
+                except OSError:
+                    continue
+                todo.extend(int(child) for child in children.split())
+        return found
 
     def _follow(self, tid: int, tgid: int) -> None:
         if self._table.get(tid) is None:
@@ -69,22 +90,6 @@ class Threads:
                         fold.inode,
                     )
             self._log.note(RingType.NAME, tid=tid, a=state.tgid, b=NAME_OF_MEMBER, comm=_comm(tid))
-
-
-def _tree_threads(pid: int) -> dict[int, int]:
-    """Return the threads of a process and of its descendants, with their process."""
-    found: dict[int, int] = {}
-    todo: list[int] = [pid]
-    while todo:
-        process = todo.pop()
-        for tid in _numbers(f"/proc/{process}/task"):
-            found[tid] = process
-            try:
-                children = Path(f"/proc/{process}/task/{tid}/children").read_text()
-            except OSError:
-                continue
-            todo.extend(int(child) for child in children.split())
-    return found
 
 
 def _exec_ns(tid: int) -> int:
