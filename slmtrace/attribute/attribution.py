@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from ..model.report import WindowReport
-from ..model.sched import Out
 from ..model.segments import Segments
 from ..model.trace import Trace, Window
 from ..model.tracks import TrackKind
@@ -15,9 +14,8 @@ from .explain import explain, merge
 from .gpu import GpuWaits
 from .locks import find_locks
 from .messages import add_deliveries, find_messages
-from .path import Step, Threads, critical_path
+from .path import Steps, Threads, critical_path
 from .queues import queue_entries, queue_stretches, step_entries, tokenize_entry
-from .rules import State
 from .stages import RequestStages
 from .throttling import find_throttling
 from .timeline import Timeline, clip, gaps
@@ -75,27 +73,14 @@ def _staged_tracks(trace: Trace, book: EvidenceBook) -> frozenset[int]:
     return frozenset(row for row in trace.tracks.rows(TrackKind.THREAD) if len(book.stages(row)))
 
 
-def _off_path_steps(window: Window, path: list[Step], book: EvidenceBook) -> list[Step]:
+def _off_path_steps(window: Window, path: Steps, book: EvidenceBook) -> Steps:
     """Return what the threads of the tree did in the window beside the path: running, and waiting for block I/O."""
-    steps = []
+    parts = [np.empty((5, 0), np.int64)]
     for track in book.trace.tracks.rows(TrackKind.THREAD):
-        on_path = [step for step in path if step.track == track]
-        taken = Timeline(
-            np.array([step.start_ns for step in on_path], np.int64),
-            np.array([step.end_ns for step in on_path], np.int64),
-            np.zeros(len(on_path), np.int64),
-        )
-        for state, busy in ((State.RUN, book.running(track)), (State.IO_WAIT, _io_waits(track, book))):
-            for start, end in zip(*gaps(clip(busy, window.start_ns, window.end_ns), taken), strict=True):
-                steps.append(Step(int(start), int(end), track, window.track, state))
-    return sorted(steps)
-
-
-def _io_waits(track: int, book: EvidenceBook) -> Timeline:
-    """Return a thread's waits for block I/O: from a run that ended in one to its wakeup, or to its next run."""
-    sched = book.trace.sched
-    low, high = np.searchsorted(sched.run_track, [track, track + 1])
-    waits = np.flatnonzero(sched.run_out[low : high - 1] == Out.IOWAIT) + low if high > low else np.empty(0, np.int64)
-    start, end = sched.run_end_ns[waits], sched.run_start_ns[waits + 1]
-    keep = end > start
-    return Timeline(start[keep], end[keep], waits[keep])
+        busy = clip(book.busy(track), window.start_ns, window.end_ns)
+        if len(busy):
+            on_path = path.where(path.track == track)
+            start_ns, end_ns = gaps(busy, Timeline(on_path.start_ns, on_path.end_ns, on_path.state))
+            of_thread, anchor = np.full_like(start_ns, track), np.full_like(start_ns, window.track)
+            parts.append(np.stack([start_ns, end_ns, of_thread, anchor, busy.at(start_ns)]))
+    return Steps(*np.concatenate(parts, axis=1))

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ..capture.layout import FoldClass
 from ..model.events import NO_EVENT, NO_STAGE, EventKind, Ints
+from ..model.sched import Out
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import Trace
 from .folds import place_folds
-from .rules import API_KINDS, RANGE_CAUSES, classify
+from .rules import API_KINDS, RANGE_CAUSES, State, classify
 from .streams import ProcessWork, gpu_work
 from .timeline import Timeline, empty_timeline, gaps, nest, overlay, sequence
 
@@ -59,6 +60,7 @@ class EvidenceBook:
     _ranges: dict[int, Timeline] = field(default_factory=dict)
     _stages: dict[tuple[int, tuple[Stage, ...]], Timeline] = field(default_factory=dict)
     _named_causes: dict[int, Timeline] = field(default_factory=dict)
+    _busy: dict[int, Timeline] = field(default_factory=dict)
     _cause_by_name: dict[int, Cause] = field(init=False)  # RANGE_CAUSES, by interned label
     gpu: dict[int, ProcessWork] = field(init=False)  # the GPU work of each process, by its pid
 
@@ -109,6 +111,21 @@ class EvidenceBook:
         low, high = np.searchsorted(sched.run_track, [track, track + 1])
         rows = np.arange(low, high, dtype=np.int64)
         return sequence(sched.run_start_ns[low:high], sched.run_end_ns[low:high], rows)
+
+    def busy(self, track: int) -> Timeline:
+        """Return when a thread ran or waited for block I/O; owners are State values.
+
+        Such a wait lasts from a run that ended in one to the next run.
+        """
+        if track not in self._busy:
+            sched, running = self.trace.sched, self.running(track)
+            low, high = np.searchsorted(sched.run_track, [track, track + 1])
+            end_ns, next_ns = sched.run_end_ns[low:high][:-1], sched.run_start_ns[low:high][1:]
+            is_wait = (sched.run_out[low:high][:-1] == Out.IOWAIT) & (next_ns > end_ns)
+            waits = Timeline(end_ns[is_wait], next_ns[is_wait], np.full(int(is_wait.sum()), State.IO_WAIT, np.int64))
+            runs = Timeline(running.start_ns, running.end_ns, np.full(len(running), State.RUN, np.int64))
+            self._busy[track] = overlay(runs, waits)
+        return self._busy[track]
 
     def _build_innermost(self, track: int) -> Timeline:
         merged = empty_timeline()

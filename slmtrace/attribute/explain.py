@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from ..model.segments import Segments, empty_segments
 from ..model.taxonomy import Cause, Stage, WindowKind
 from ..model.trace import Window
 from .evidence import EvidenceBook, next_stage, stage_at, stage_on_cpu
-from .path import Step
+from .path import Steps
 from .rules import Evidence, State, cause_of
 from .stages import RequestStages
 from .timeline import Timeline, clip, empty_timeline, overlay
@@ -23,30 +22,21 @@ _WITH_EVIDENCE = tuple(state for state in State if state not in (State.RUNNABLE,
 _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
 
 
-def explain(window: Window, steps: Sequence[Step], stages: RequestStages, queued: Timeline | None = None) -> Segments:
+def explain(window: Window, steps: Steps, stages: RequestStages, queued: Timeline | None = None) -> Segments:
     """Return the segments of the steps, sorted by time; neighbours that say the same are one.
 
     While the window's request was `queued`, the path goes through the engine's work on other requests: whatever that
     was, to this request it was the queue.
     """
-    by_threads: dict[tuple[int, int], list[Step]] = defaultdict(list)
-    for step in steps:
-        by_threads[step.track, step.anchor].append(step)
-    queued = queued or empty_timeline()
-    parts = [
-        _explain_thread(window, track, anchor, group, stages, queued) for (track, anchor), group in by_threads.items()
-    ]
-    return merge(parts)
+    order = np.lexsort((steps.anchor, steps.track))
+    is_next = (np.diff(steps.track[order]) != 0) | (np.diff(steps.anchor[order]) != 0)
+    groups = np.split(order, np.flatnonzero(is_next) + 1) if len(order) else []
+    return merge([_explain_thread(window, steps.where(group), stages, queued or empty_timeline()) for group in groups])
 
 
-def _explain_thread(
-    window: Window, track: int, anchor: int, steps: Sequence[Step], stages: RequestStages, queued: Timeline
-) -> Segments:
-    span = Timeline(
-        np.array([step.start_ns for step in steps], np.int64),
-        np.array([step.end_ns for step in steps], np.int64),
-        np.array([step.state for step in steps], np.int64),
-    )
+def _explain_thread(window: Window, steps: Steps, stages: RequestStages, queued: Timeline) -> Segments:
+    """Return the segments of steps of one thread and one anchor."""
+    span, track, anchor = Timeline(steps.start_ns, steps.end_ns, steps.state), int(steps.track[0]), int(steps.anchor[0])
     book = stages.book
     innermost, doing, named, named_around = (
         clip(timeline, int(span.start_ns[0]), int(span.end_ns[-1]))

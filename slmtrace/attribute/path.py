@@ -14,14 +14,16 @@ instant, so the walk ends on any input.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..model.events import Ints
 from ..model.sched import Out, Sched, WakeContext
 from ..model.trace import Window
 from ..model.tracks import NO_TRACK
@@ -43,14 +45,23 @@ _MAX_WAITERS = 64
 _FOLLOWED = (WakeContext.TASK, WakeContext.NET)
 
 
-class Step(NamedTuple):
-    """A stretch of the path. `anchor` is the thread whose stage counts where `track` has none of its own."""
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Stretches of time as columns. `anchor` is the thread whose stage counts where `track` has none of its own."""
 
-    start_ns: int
-    end_ns: int
-    track: int
-    anchor: int
-    state: State
+    start_ns: Ints
+    end_ns: Ints
+    track: Ints
+    anchor: Ints
+    state: Ints  # State
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+    def where(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Steps:
+        """Return the steps of these rows."""
+        columns = (self.start_ns, self.end_ns, self.track, self.anchor, self.state)
+        return Steps(*(column[rows] for column in columns))
 
 
 @dataclass(slots=True)
@@ -173,7 +184,7 @@ class _Walk:
     ts_ns: int
     track: int
     anchor: int
-    steps: list[Step] = field(default_factory=list)
+    steps: array[int] = field(default_factory=lambda: array("q"))  # the columns of Steps, step by step
     hopped: set[int] = field(default_factory=set)  # threads visited at this very instant
     entries: Mapping[int, int] = field(default_factory=dict)  # time -> track: where the request's own way goes on
     floor_ns: int = 0  # where the path may turn, by a message of the present thread or an entry
@@ -187,7 +198,7 @@ class _Walk:
         """
         start_ns = max(ts_ns, self.floor_ns, self.window.start_ns)
         if start_ns < self.ts_ns:
-            self.steps.append(Step(start_ns, self.ts_ns, self.track if track is None else track, self.anchor, state))
+            self.steps.extend((start_ns, self.ts_ns, self.track if track is None else track, self.anchor, state))
             self.ts_ns = start_ns
             self.hopped.clear()
         return start_ns == ts_ns and not self.is_done
@@ -204,7 +215,7 @@ class _Walk:
 
 def critical_path(
     window: Window, threads: Threads, staged: frozenset[int], entries: Mapping[int, int] | None = None
-) -> list[Step]:
+) -> Steps:
     """Explain every nanosecond of the window by a thread and its state.
 
     `staged` are the threads that have stages of their own, `entries` instants before which another thread is to be
@@ -213,7 +224,7 @@ def critical_path(
     walk = _Walk(window, window.end_ns, window.track, window.track, entries=entries or {})
     while not walk.is_done:
         _step(walk, threads, staged)
-    return walk.steps[::-1]
+    return Steps(*np.ascontiguousarray(np.array(walk.steps, np.int64).reshape(-1, 5)[::-1].T))
 
 
 def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:

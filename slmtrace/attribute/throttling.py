@@ -6,14 +6,13 @@ was throttling ends with a growth of about its own length. The recorder reads th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..model.events import Ints
 from ..model.trace import Trace
-from .path import Step
+from .path import Steps
 from .rules import State
 
 THROTTLED_COUNTER = "cgroup throttled"
@@ -34,32 +33,34 @@ class Throttling:
     ts_ns: Ints  # when the account was seen to grow
     total_ns: Ints
 
-    def name(self, steps: Sequence[Step]) -> list[Step]:
+    def name(self, steps: Steps) -> Steps:
         """Return the steps, those that waited for the quota as THROTTLED."""
-        if not len(self.ts_ns):
-            return list(steps)
-        return [step._replace(state=State.THROTTLED) if self._is_throttled(step) else step for step in steps]
+        is_long = (steps.state == State.RUNNABLE) & (steps.end_ns - steps.start_ns >= _SHORTEST_NS)
+        waits = np.flatnonzero(is_long) if len(self.ts_ns) else np.empty(0, np.intp)
+        columns = (steps.track[waits], steps.start_ns[waits], steps.end_ns[waits])
+        throttled = [self._is_throttled(*wait) for wait in zip(*(column.tolist() for column in columns), strict=True)]
+        state = steps.state.copy()
+        state[waits[np.array(throttled, np.bool_)]] = State.THROTTLED
+        return replace(steps, state=state)
 
-    def _is_throttled(self, step: Step) -> bool:
-        dur_ns = step.end_ns - step.start_ns
-        if step.state is not State.RUNNABLE or dur_ns < _SHORTEST_NS:
-            return False
-        growth_ns = self._total_at(step.end_ns + _LATEST_NS) - self._total_at(step.start_ns)
-        return growth_ns >= _COVERED * dur_ns and self._tree_ns(step) <= _OWN_USE * dur_ns
+    def _is_throttled(self, track: int, start_ns: int, end_ns: int) -> bool:
+        dur_ns = end_ns - start_ns
+        growth_ns = self._total_at(end_ns + _LATEST_NS) - self._total_at(start_ns)
+        return growth_ns >= _COVERED * dur_ns and self._tree_ns(track, start_ns, end_ns) <= _OWN_USE * dur_ns
 
     def _total_at(self, ts_ns: int) -> int:
         row = int(np.searchsorted(self.ts_ns, ts_ns, side="right")) - 1
         return int(self.total_ns[max(row, 0)])
 
-    def _tree_ns(self, step: Step) -> int:
+    def _tree_ns(self, track: int, start_ns: int, end_ns: int) -> int:
         """Return how long the tree used the CPU that the waiter got in the end."""
         sched = self.trace.sched
-        low, high = np.searchsorted(sched.run_track, [step.track, step.track + 1])
-        row = low + int(np.searchsorted(sched.run_start_ns[low:high], step.end_ns))
+        low, high = np.searchsorted(sched.run_track, [track, track + 1])
+        row = low + int(np.searchsorted(sched.run_start_ns[low:high], end_ns))
         if row >= high:
             return 0
         there = sched.run_cpu == sched.run_cpu[row]
-        overlap = np.minimum(sched.run_end_ns, step.end_ns) - np.maximum(sched.run_start_ns, step.start_ns)
+        overlap = np.minimum(sched.run_end_ns, end_ns) - np.maximum(sched.run_start_ns, start_ns)
         return int(np.maximum(overlap[there], 0).sum())
 
 
