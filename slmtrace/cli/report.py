@@ -17,19 +17,23 @@ from .show import REPORT_FORMATS, show_report, write_report
 @click.command("report", short_help="Explain a capture or a trace.")
 @click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(REPORT_FORMATS), default="text", show_default=True)
-@click.option("--window", metavar="load|ttft|ttft:N", help="Show this window only; ttft means all requests.")
+@click.option(
+    "--window", metavar="load|ttft|ttft:N", help="Show this window only, and as text in full; ttft means all requests."
+)
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write here, not to stdout.")
 def command(path: Path, form: str, window: str | None, output: Path | None) -> None:
     """Explain PATH, a capture directory or a .pftrace with a breakdown in it."""
     if form == "parquet" and output is None:
         raise UsageError("a Parquet file is not for a terminal", hint="name a file with -o FILE.parquet")
     report = read_report(path)
+    in_full = None
     if window is not None:
         report = replace(report, windows=choose_windows(report.windows, window))
+        in_full = report.windows[0] if len(report.windows) == 1 else None
     if output is None:
-        show_report(report, form)
+        show_report(report, form, in_full)
     else:
-        write_report(report, form, output)
+        write_report(report, form, output, in_full)
 
 
 def read_report(path: Path) -> Report:

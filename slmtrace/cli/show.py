@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
-from ..model.report import Report
+from ..model.report import Report, WindowReport
 from .failure import harmless
 
 FORMATS = ("text", "markdown", "json", "html")
@@ -33,18 +33,24 @@ def say(text: str) -> None:
     click.echo(f"slmtrace: {harmless(text)}", err=True)
 
 
-def show_report(report: Report, form: str = "text", *, to_stderr: bool = False) -> None:
-    """Print a report in one of REPORT_FORMATS; text is coloured and fitted if a terminal reads it."""
-    click.echo(_render(report, form, sys.stderr if to_stderr else sys.stdout).rstrip("\n"), err=to_stderr, color=True)
+def show_report(
+    report: Report, form: str = "text", window: WindowReport | None = None, *, to_stderr: bool = False
+) -> None:
+    """Print a report in one of REPORT_FORMATS, as text that of `window` in full.
+
+    Text is coloured and fitted if a terminal reads it.
+    """
+    text = _render(report, form, window, sys.stderr if to_stderr else sys.stdout)
+    click.echo(text.rstrip("\n"), err=to_stderr, color=True)
 
 
-def write_report(report: Report, form: str, path: Path) -> None:
+def write_report(report: Report, form: str, path: Path, window: WindowReport | None = None) -> None:
     """Write a report to a new file, as it would be shown where no terminal is; Parquet only goes to files.
 
     Raises:
         UsageError: the file is there already, or cannot be written.
     """
-    content = _render_parquet(report) if form == "parquet" else _render(report, form, None).encode()
+    content = _render_parquet(report) if form == "parquet" else _render(report, form, window, None).encode()
     try:
         with path.open("xb") as file:
             file.write(content)
@@ -60,7 +66,7 @@ def _render_parquet(report: Report) -> bytes:
     return render_parquet(report)
 
 
-def _render(report: Report, form: str, stream: object) -> str:
+def _render(report: Report, form: str, window: WindowReport | None, stream: object) -> str:
     if form in _RENDERERS:
         module, function = _RENDERERS[form]
         render: Callable[[Report], str] = getattr(importlib.import_module(f"..output.{module}", __package__), function)
@@ -70,4 +76,4 @@ def _render(report: Report, form: str, stream: object) -> str:
     is_terminal = bool(getattr(stream, "isatty", lambda: False)())
     width = max(MIN_WIDTH, min(shutil.get_terminal_size().columns, MAX_WIDTH)) if is_terminal else 100
     # https://no-color.org
-    return render_text(report, width=width, color=is_terminal and not os.environ.get("NO_COLOR"))
+    return render_text(report, window, width=width, color=is_terminal and not os.environ.get("NO_COLOR"))

@@ -1,6 +1,6 @@
 """The report on a terminal: a bar a window, the verdict, why and where the time went, and what the report lacks.
 
-A report of one window shows all of it; a report of more shows what matters most in about twenty lines.
+It shows what matters most in about twenty lines, or one window in full.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def render_text(report: Report, window: WindowReport | None = None, *, width: in
     if window is not None:
         report = replace(report, windows=[window])
     windows = summary.shown_windows(report)
-    is_full = len(report.windows) == 1
+    is_full = window is not None
     sections = [
         _head(report, width) + _bars(report, windows, width, color=color),
         _findings(windows, width, is_full=is_full),

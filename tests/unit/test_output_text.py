@@ -85,6 +85,15 @@ def test_one_window_is_shown_in_full() -> None:
     assert "/models/tiny/model.safetensors" in text
 
 
+def test_a_program_that_never_got_ready_has_a_short_report_under_what_it_printed() -> None:
+    load = _sample().windows[0]
+
+    text = render_text(make_report([load]))
+
+    assert len(text.splitlines()) < 20
+    assert "files" not in text and "others" in text
+
+
 def test_what_is_left_out_of_the_stage_table_is_summed() -> None:
     report = _sample()
     text = render_text(report)
