@@ -29,20 +29,21 @@ int on_fork(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-static __always_inline void emit_end(struct thread *thread, u32 tid)
+static __always_inline void emit_end(struct thread *thread, u32 tid, u32 wait_status)
 {
 	emit_folds(thread, tid);
-	emit_with_comm(RING_EXIT, tid, thread->tgid, 0);
+	emit_with_comm(RING_EXIT, tid, thread->tgid, wait_status);
 }
 
 int on_exit(struct bpf_raw_tracepoint_args *ctx)
 {
+	void *task = (void *)ctx->args[0];
 	u32 tid;
 	struct thread *thread = current_thread(&tid);
 
 	if (!thread)
 		return 0;
-	emit_end(thread, tid);
+	emit_end(thread, tid, READ_KERNEL(u32, task, OFF_task_exit_code));
 #ifndef WITH_SCHED
 	threads.delete(&tid);
 #endif
@@ -82,7 +83,7 @@ int on_exec(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 #ifdef OFF_mm_flags
 	if (is_privileged((void *)ctx->args[0])) {
-		emit_end(thread, tid);
+		emit_end(thread, tid, 0);
 		threads.delete(&tid);
 		return 0;
 	}

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..model.quality import Issue
 from ..model.report import BATCH_OTHERS, BATCH_OWN, CauseShare, Report, SourceStatus, WindowReport
-from ..model.windows import SOCKET_NOTE
+from ..model.windows import NEVER_READY, SOCKET_NOTE
 from ..verdict.rules import RULES
 from . import words
 from .names import LEFT_OUT, Names
@@ -17,7 +17,7 @@ from .trace import known_source, redact_lost
 
 _QUALITY = re.compile("(" + "|".join(re.escape(issue.value) for issue in Issue) + "): [0-9,.]{1,20}( [mnu]?s)?")
 # The notes that model/windows.py gives a window.
-_NOTES = frozenset({"no model load was seen", "the target never got ready: ends with the target", SOCKET_NOTE})
+_NOTES = frozenset({"no model load was seen", NEVER_READY, SOCKET_NOTE})
 _STATUSES = frozenset({"ok", "partial", "unavailable", "complete", "aborted", "recording"})
 _RULE_IDS = frozenset(rule.id for rule in RULES)
 _MAX_DEPTH = 8
@@ -90,7 +90,8 @@ def _redact_window(window: WindowReport, names: Names) -> WindowReport:
     return replace(
         window,
         request_id=names.request(window.request_id) if window.request_id else "",
-        note=_one_of(window.note, _NOTES),
+        # What follows the colon may name a process.
+        note=_one_of(window.note.partition(": ")[0], _NOTES),
         causes=[_redact_cause(share, names) for share in window.causes],
         # What a floor rests on and a finding's wording may name files: their numbers and kinds stay.
         floors=[replace(floor, name=names.counter(floor.name), basis=LEFT_OUT) for floor in window.floors],

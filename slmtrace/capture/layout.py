@@ -142,7 +142,7 @@ class RingType(enum.IntEnum):
 
     FORK = 1  # tid: parent; a: child tid, b: child tgid, c: parent tgid
     EXEC = 2  # a: tgid
-    EXIT = 3  # a: tgid; c, d: comm (16 bytes)
+    EXIT = 3  # a: tgid, b: wait status (signal: 7 bits | exit code << 8); c, d: comm (16 bytes)
     # tid: prev; a: next tid, b: prev_state (16 bits) | SWITCH_* flags, c: prev tgid | next tgid << 32,
     # d: SWITCH_*_IN_TREE | prev's time on the CPU since its last departure, by the scheduler's account << 32 (a virtual
     # machine's host may have kept some of the time between arrival and departure for itself)

@@ -29,6 +29,7 @@ from .block import pair_requests
 from .gil import is_about_gil
 from .http import mark_requests
 from .kernel_names import short_function_name
+from .killed import mark_killed
 from .ring import Files, Ring, Rows, Threads, Words, high_half, low_half, read_ring, signed
 from .switches import build_sched
 
@@ -57,6 +58,7 @@ def decode(log: RawLog, context: Context) -> Fragment:
             decoder.allocator_calls(),
             decoder.driver_calls(),
             mark_requests(ring, decoder.threads, context.strings),
+            mark_killed(ring, decoder.threads, context.strings),
         ]
     )
     sched = build_sched(ring, decoder.threads, context.quality)

@@ -15,6 +15,9 @@ Bytes = NDArray[np.uint8]
 NO_EVENT = -1
 NO_STAGE = 255
 
+# How the name of the MARK at the end of a process begins that was killed or that crashed; the signal's name follows.
+MARK_KILLED = "killed by "
+
 # Flags of SYSCALL events.
 SYSCALL_ON_GIL = 1 << 0  # a futex of Python's global interpreter lock
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
 from ..capture.layout import MARK_FIRST_TOKEN, MARK_READY, MARK_REQUEST_START
-from .events import EventKind
+from .events import MARK_KILLED, EventKind
 from .quality import Issue
 from .taxonomy import WindowKind
 from .trace import Trace, Window
 
+NEVER_READY = "the target never got ready"
 SOCKET_NOTE = "from its first bytes read to its first body bytes written; stages are unknown"
 
 
@@ -92,7 +94,21 @@ def _load_window(trace: Trace, first_request_ns: int | None) -> Window | None:
     end_ns = target.get("end_ns") or _last_evidence_ns(trace)
     if end_ns <= start_ns:
         return None
-    return Window(WindowKind.LOAD, 0, start_ns, end_ns, track, note="the target never got ready: ends with the target")
+    return Window(WindowKind.LOAD, 0, start_ns, end_ns, track, note=f"{NEVER_READY}: {_failure(trace)}")
+
+
+def _failure(trace: Trace) -> str:
+    """Name the process of the target that was killed first, or crashed: others end because of it."""
+    events = trace.events
+    killed = [
+        (int(events.start_ns[row]), trace.tracks[int(events.track[row])], name)
+        for row in np.flatnonzero(events.kind == EventKind.MARK)
+        if (name := trace.strings[int(events.name[row])]).startswith(MARK_KILLED)
+    ]
+    if not killed:
+        return "ends with the target"
+    _, track, how = min(killed, key=itemgetter(0))
+    return f"{track.name or 'a process'} ({track.pid}) was {how}"
 
 
 def _last_evidence_ns(trace: Trace) -> int:

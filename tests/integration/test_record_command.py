@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +128,18 @@ def test_a_target_killed_by_a_signal_exits_as_in_a_shell(tmp_path: Path) -> None
 
     assert done.returncode == 128 + signal.SIGSEGV
     assert manifest(tmp_path / "capture")["target"]["signal"] == signal.SIGSEGV
+
+
+@pytest.mark.bpf
+@pytest.mark.root
+def test_a_process_of_the_target_that_was_killed_is_named(tmp_path: Path) -> None:
+    code = (
+        "import os, subprocess; child = subprocess.Popen(['sleep', '60']); child.kill(); raise SystemExit(child.wait())"
+    )
+
+    done = run(tmp_path / "capture", PYTHON, "-c", code, options=("--probes", "ebpf,ranges", "--require", "ebpf"))
+
+    assert re.search(r"never got ready: sleep \(\d+\) was killed by SIGKILL", done.stderr)
 
 
 def test_a_program_without_python_is_recorded_too(tmp_path: Path) -> None:

@@ -388,6 +388,14 @@ def _files_of(trace: Trace, report: Report) -> Iterator[tuple[str, bytes]]:
     yield "breakdown.json", render_json(report).encode()
 
 
+def test_a_load_that_failed_keeps_its_note_without_the_process_that_was_killed() -> None:
+    _, report = sample_run()
+    note = "the target never got ready: secret-engine (7) was killed by SIGKILL"
+    told = replace(report, windows=[replace(report.windows[0], note=note)])
+
+    assert redact_report(told, Names()).windows[0].note == "the target never got ready"
+
+
 def test_a_finding_keeps_the_name_of_its_rule_and_none_of_its_words() -> None:
     _, report = sample_run()
     words = ("/secret/weights", "cat /secret/weights")

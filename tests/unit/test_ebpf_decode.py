@@ -184,6 +184,19 @@ def test_forks_name_parent_and_process(tmp_path: Path) -> None:
     assert context.tracks[context.tracks.find_thread(200)].pid == 200
 
 
+def test_a_process_that_was_killed_has_a_mark_and_its_threads_have_none(tmp_path: Path) -> None:
+    log = Log().enroll().enroll(0, PID).enroll(0, OTHER)
+    log.add(RingType.EXIT, 10, TID, PID, 9, *COMM).add(RingType.EXIT, 20, PID, PID, 9, *COMM)
+    log.add(RingType.EXIT, 30, OTHER, OTHER, 1 << 8, *COMM).add(RingType.EXIT, 40, OTHER, OTHER, 15, *COMM)
+
+    fragment, context = log.decode(tmp_path)
+
+    marks = fragment.events.take(fragment.events.kind == EventKind.MARK)
+    assert (marks.start_ns - T0).tolist() == [20]
+    assert marks.track.tolist() == [context.tracks.find_thread(PID)]
+    assert [context.strings[name] for name in marks.name.tolist()] == ["killed by SIGKILL"]
+
+
 def test_a_thread_carries_its_last_name_and_its_process(tmp_path: Path) -> None:
     worker = struct.unpack("<2Q", b"worker\x1b[1m".ljust(16, b"\0"))
     log = Log().enroll().enroll(0, PID).add(RingType.EXIT, 10, TID, PID, 0, *worker)

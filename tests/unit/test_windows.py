@@ -75,6 +75,15 @@ def test_a_target_that_never_gets_ready_has_a_load_window_that_ends_with_it_and_
     assert "never got ready" in windows[0].note
 
 
+def test_a_load_that_failed_names_the_process_that_was_killed_first() -> None:
+    trace = trace_of((300, "killed by SIGKILL", ""), (400, "killed by SIGABRT", ""))
+    trace.tracks.update(trace.tracks.thread(10), name="EngineCore")
+
+    (load,) = find_windows(trace)
+
+    assert load.note == "the target never got ready: EngineCore (10) was killed by SIGKILL"
+
+
 def test_a_target_that_was_not_started_by_us_has_no_load_window() -> None:
     trace = trace_of((300, "request_start", "a"), (400, "first_token", "a"), target=None)
 

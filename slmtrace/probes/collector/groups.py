@@ -145,14 +145,14 @@ def argument_offsets() -> tuple[int, ...]:
 
 def _plan_tree(btf: Btf, is_for_another: bool) -> Group:
     task, memory = btf.member_bits("task_struct"), btf.member_bits("mm_struct")
-    if not {"pid", "tgid"} <= set(task) or (is_for_another and not ("mm" in task and "flags" in memory)):
+    if not {"pid", "tgid", "exit_code"} <= set(task) or (is_for_another and not ("mm" in task and "flags" in memory)):
         return Group("tree", reason="the kernel's BTF does not describe task_struct and mm_struct")
     programs = (
         Program("on_fork", RAW, "sched_process_fork"),
         Program("on_exec", RAW, "sched_process_exec"),
         Program("on_exit", RAW, "sched_process_exit"),
     )
-    macros = {"OFF_task_pid": task["pid"] // 8, "OFF_task_tgid": task["tgid"] // 8}
+    macros = {f"OFF_task_{name}": task[name] // 8 for name in ("pid", "tgid", "exit_code")}
     if is_for_another:
         macros |= {"OFF_task_mm": task["mm"] // 8, "OFF_mm_flags": memory["flags"] // 8}
     return Group("tree", programs, macros)
