@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Give damaged captures, traces and profiles to the command line, and look for what must never happen.
+"""Give damaged captures, traces, profiles, spans and baselines to the command line; look for what must never happen.
 
     python -m tools.fuzz [--seconds 60] [--seed 0] [--captures DIR...] [--keep DIR]
 
 Each case takes a real capture (those of tests/fixtures, and any that are named), damages some of its files at random
-and runs report, diff, bundle and import on it, in this process. Never: a traceback, an exit code that means a defect,
-more than a few seconds, more memory than a bound, or a control character in what is printed. The same --seed gives the
-same cases; --keep keeps the inputs of those that failed.
+and runs report, diff, bundle, import and the comparison of check on it, in this process. Never: a traceback, an exit
+code that means a defect, more than a few seconds, more memory than a bound, or a control character in what is printed.
+The same --seed gives the same cases; --keep keeps the inputs of those that failed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import time
 import traceback
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -36,10 +36,15 @@ from slmtrace.capture.directory import Capture
 from slmtrace.cli.main import main as run_command_line
 from slmtrace.cli.show import REPORT_FORMATS
 from slmtrace.errors import SlmtraceError
+from slmtrace.model.report import Report
+from slmtrace.studies.baseline import read_baseline
+from slmtrace.studies.check import check
+from slmtrace.studies.check_output import render_check_junit, render_check_summary, render_check_text
 
 from .fuzzing.damage import Files, damage_capture, damage_json, damage_trace, thin, zip_up
 
 FIXTURES = Path(__file__).resolve().parents[1] / "tests" / "fixtures"
+SPANS = (FIXTURES / "vllm-spans.jsonl").read_bytes()
 CASE_LIMIT_S = 20
 MEMORY_LIMIT_BYTES = 3 << 30
 # What a command may answer to bad input: success, a usage error, an unreadable capture, secrets found in a bundle.
@@ -66,10 +71,11 @@ class Overdue(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """A real capture, and the timeline made of it."""
+    """A real capture, and the timeline and the breakdown made of it."""
 
     files: Files
     trace: bytes
+    breakdown: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +137,17 @@ def _seeds(captures: list[Path]) -> Iterator[Seed]:
             place = Path(scratch, "thinned", capture.name)
             _write(place, files)
             _outputs(place)
-            yield Seed(files, (place / "trace.pftrace").read_bytes())
+            yield Seed(files, *((place / name).read_bytes() for name in ("trace.pftrace", "breakdown.json")))
 
 
 def _try_case(case: str, seeds: list[Seed], place: Path) -> tuple[str, list[Failure]]:
     chance = random.Random(case)
-    kind = chance.choices(["capture", "trace", "profile"], [6, 3, 2])[0]
+    kind = chance.choices([*_CASES], [6, 3, 2, 2, 2])[0]
     place.mkdir()
     faulthandler.dump_traceback_later(3 * CASE_LIMIT_S, exit=True)
     signal.alarm(CASE_LIMIT_S)
     try:
-        commands = {"capture": _capture_case, "trace": _trace_case, "profile": _profile_case}[kind](
-            chance, seeds, place
-        )
+        commands = _CASES[kind](chance, seeds, place)
         return kind, [Failure(case, what) for command in commands for what in _complaints(command, place)]
     except Overdue:
         return kind, [Failure(case, f"took more than {CASE_LIMIT_S} s")]
@@ -187,6 +191,33 @@ def _profile_case(chance: random.Random, seeds: list[Seed], place: Path) -> list
     return [["import", str(place / "p.json"), "-o", str(place / "p.pftrace"), *chance.choice([[], ["--range", "gen"]])]]
 
 
+def _spans_case(chance: random.Random, seeds: list[Seed], place: Path) -> list[list[str]]:
+    lines = SPANS.splitlines()
+    for _ in range(chance.choice((1, 1, 3))):
+        n = chance.randrange(len(lines))
+        lines[n] = damage_json(lines[n], chance)
+    (place / "s.jsonl").write_bytes(b"\n".join(lines))
+    return [["import", str(place / "s.jsonl"), "-o", str(place / "s.pftrace")]]
+
+
+def _baseline_case(chance: random.Random, seeds: list[Seed], place: Path) -> list[list[str]]:
+    original = chance.choice(seeds).breakdown
+    n_damaged = chance.choice((1, 4))
+    runs = [damage_json(original, chance) if n < n_damaged else original for n in range(4)]
+    _write(place / "base", {f"{n}.json": run for n, run in enumerate(runs)})
+    (place / "now.json").write_bytes(original)
+    return [["gate", str(place / "base"), str(place / "now.json")]]
+
+
+_CASES = {
+    "capture": _capture_case,
+    "trace": _trace_case,
+    "profile": _profile_case,
+    "spans": _spans_case,
+    "baseline": _baseline_case,
+}
+
+
 def _profile(chance: random.Random) -> bytes:
     """Return a trace as torch.profiler writes it: annotations, operators, launches, kernels, copies, waits."""
     events = []
@@ -210,7 +241,8 @@ def _complaints(command: list[str], place: Path) -> Iterator[str]:
     """Run a command and yield what must not have happened."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = _outputs(Path(command[1])) if command[0] == "outputs" else run_command_line(command)
+        step = _STEPS.get(command[0])
+        code = run_command_line(command) if step is None else _try_step(step, *map(Path, command[1:]))
     shown = " ".join(command).replace(str(place), ".")
     if code not in GOOD_CODES:
         yield f"{shown}: exit code {code}: {err.getvalue()[-400:].strip()}"
@@ -224,11 +256,28 @@ def _complaints(command: list[str], place: Path) -> Iterator[str]:
             yield f"{shown}: {name} has {sorted(map(ascii, harmful))[:5]}"
 
 
-def _outputs(path: Path) -> int:
-    """Write what a recording ends with; there is no command for it."""
+def _outputs(path: Path) -> None:
+    """Write what a recording ends with."""
+    capture = Capture.open(path)
+    write_outputs(*analyze(capture), capture)
+
+
+def _gate(base: Path, now: Path) -> None:
+    """Compare with a baseline as `slmtrace check` does, which records anew for that."""
+    fresh = Report.from_json(json.loads(now.read_bytes()))
+    result = check(read_baseline([base]), lambda: fresh, max_regression=0.05, max_repeats=8)
+    for render in (render_check_text, render_check_junit, render_check_summary):
+        print(render(result))
+
+
+# What no command does without recording.
+_STEPS: dict[str, Callable[..., None]] = {"outputs": _outputs, "gate": _gate}
+
+
+def _try_step(step: Callable[..., None], *paths: Path) -> int:
+    """Return the exit code that the command line would give."""
     try:
-        capture = Capture.open(path)
-        write_outputs(*analyze(capture), capture)
+        step(*paths)
     except SlmtraceError as error:
         return error.exit_code
     except Exception as error:

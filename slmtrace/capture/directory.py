@@ -8,15 +8,14 @@ cache/                    derived, safe to delete
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CaptureError
+from .json_file import read_json_object
 from .rawlog import RawLogError, read_header
 from .shape import Each, Facts, Optional, Whole, find_misfit
 
@@ -156,20 +155,14 @@ class Capture:
             CaptureError: the manifest is damaged or of another version.
         """
         try:
-            data = _read_regular(self.manifest_path, MAX_MANIFEST_BYTES + 1)
+            manifest = read_json_object(self.manifest_path, MAX_MANIFEST_BYTES, follows_links=False)
+            if misfit := find_misfit(manifest, MANIFEST_SHAPE):
+                raise ValueError(misfit)
         except FileNotFoundError:
             return {"schema": MANIFEST_SCHEMA, "status": "aborted"}
         except OSError as error:
             raise CaptureError(f"{self.manifest_path}: {error.strerror}", hint="check its permissions") from error
-        try:
-            if len(data) > MAX_MANIFEST_BYTES:
-                raise ValueError("too large")
-            manifest = json.loads(data)
-            if not isinstance(manifest, dict):
-                raise ValueError("not an object")
-            if misfit := find_misfit(manifest, MANIFEST_SHAPE):
-                raise ValueError(misfit)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise CaptureError(
                 f"{self.manifest_path} is damaged: {error}",
                 hint="delete it to read the raw logs alone, or record again",
@@ -195,12 +188,3 @@ class Capture:
             except (RawLogError, OSError) as error:
                 unreadable.append(UnreadableLog(path, str(error)))
         return logs, unreadable
-
-
-def _read_regular(path: Path, limit_bytes: int) -> bytes:
-    """Read a file's first bytes; a link is not followed, and nothing waits for the other end of a pipe."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        return file.read(limit_bytes)

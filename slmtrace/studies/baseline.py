@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..capture.json_file import read_json_object
 from ..errors import CaptureError, UsageError
 from ..model.report import Report
+from ..output.json_ import check_conservation
 
 # With fewer, no number of new runs can tell a regression from noise at the level of the test.
 MIN_RUNS = 4
+MAX_BREAKDOWN_BYTES = 64 << 20
 
 
 def read_baseline(paths: Iterable[Path]) -> list[Report]:
@@ -37,6 +39,13 @@ def _files_of(path: Path) -> list[Path]:
 
 def _read(path: Path) -> Report:
     try:
-        return Report.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CaptureError(f"{path} is no breakdown: {error}", hint="name a breakdown.json of slmtrace") from error
+        report = Report.from_json(read_json_object(path, MAX_BREAKDOWN_BYTES, follows_links=True))
+        if complaints := check_conservation(report.to_json()):
+            raise ValueError(complaints[0])
+        if any(window.total_ns < 1 for window in report.windows):
+            raise ValueError("a window has no length")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CaptureError(
+            f"{path} is no breakdown: {str(error)[:200]}", hint="name a breakdown.json of slmtrace"
+        ) from error
+    return report

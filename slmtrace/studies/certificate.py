@@ -14,6 +14,8 @@ from statistics import median
 from typing import Any
 
 from ..builtin import ProbeChoices, RunRequest
+from ..capture.json_file import read_json_object
+from ..capture.shape import Each, Whole, find_misfit
 from ..engines.floors import measure_floors
 from ..engines.models import Model, find_model
 from ..errors import CaptureError
@@ -26,6 +28,19 @@ from .repeat import FIRST, LATER, LOAD, Run, own_ns, run_once, series_of
 
 SCHEMA = "slmtrace.certificate/1"
 SCHEMA_FILE = "certificate.schema.json"
+MAX_CERTIFICATE_BYTES = 16 << 20
+# What its readers rely on; the published schema says more.
+_SHAPE = Whole(
+    {
+        **dict.fromkeys(("schema", "created", "verdict"), str),
+        "checks": [Whole(dict.fromkeys(("name", "status", "reason", "phase", "cause"), str))],
+        "host": {},
+        "engine": Each(str),
+        **dict.fromkeys(("floors", "measures"), Each(float)),
+        "windows": Each(Whole({"total_ns": int, "phases": Each(int), "causes": Each(int)})),
+        "state": {},
+    }
+)
 N_REQUESTS, N_NEW_TOKENS = 8, 16
 # A healthy node loads and answers in a tenth of it; for large weights what a slow disk needs is added.
 LIMIT_S, SLOW_BYTES_PER_SECOND = 60.0, 100e6
@@ -119,12 +134,14 @@ def read_certificate(path: Path) -> Certificate:
         CaptureError: it is none.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json_object(path, MAX_CERTIFICATE_BYTES, follows_links=True)
+        if misfit := find_misfit(data, _SHAPE):
+            raise ValueError(misfit)
         if data["schema"] != SCHEMA:
-            raise ValueError(f"schema {str(data['schema'])[:80]!r} is not {SCHEMA!r}")
+            raise ValueError(f"schema {data['schema'][:80]!r} is not {SCHEMA!r}")
         certificate = Certificate(data)
-        _ = (certificate.verdict, certificate.checks)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _ = certificate.checks
+    except (OSError, ValueError, TypeError) as error:
         raise CaptureError(f"{path} is no certificate: {error}", hint="slmtrace certify -o DIR makes one") from error
     return certificate
 

@@ -80,7 +80,7 @@ def parse_answer(node: str, output: str, code: int, error: str) -> Row:
         if data["schema"] != SCHEMA:
             raise ValueError("another schema")
         return make_row(node, data)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return missing_row(node, FAILED, f"exit code {code}{_last_words(error)}")
 
 

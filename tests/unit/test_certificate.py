@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from slmtrace.studies.judge import judge, overall
 from slmtrace.studies.remedies import find_remedy
 from slmtrace.studies.repeat import Run
 from tests.support.builders import MS, make_report, make_segments, make_window
+from tools.fuzzing.damage import damage_json
 
 
 def healthy_facts() -> dict[str, Any]:
@@ -261,11 +263,26 @@ def test_the_certificate_fits_its_schema_and_comes_back_from_its_file(tmp_path: 
     assert read_certificate(path) == certificate
 
 
-def test_a_file_that_is_no_certificate_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("{}")
+@pytest.mark.parametrize("text", ["{}", "[]", "[" * 100_000, '{"schema": "slmtrace.certificate/1"}'])
+def test_a_file_that_is_no_certificate_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
 
     with pytest.raises(CaptureError, match="is no certificate"):
         read_certificate(tmp_path / "x.json")
+
+
+def test_a_damaged_baseline_is_refused_or_compared_with(tmp_path: Path) -> None:
+    whole, facts = render_certificate_json(make_certificate(healthy_facts())).encode(), healthy_facts()
+    path, n_refused = tmp_path / "certificate.json", 0
+    for seed in range(300):
+        path.write_bytes(damage_json(whole, random.Random(seed)))
+
+        try:
+            judge(facts, read_certificate(path).data)
+        except CaptureError:
+            n_refused += 1
+
+    assert 100 < n_refused < 300
 
 
 def test_every_check_comes_with_a_remedy() -> None:

@@ -151,6 +151,17 @@ def test_a_baseline_is_a_directory_of_breakdowns_or_the_files_themselves(tmp_pat
     assert len(from_directory) == 4
 
 
+@pytest.mark.parametrize(("key", "value"), [("total_ns", -5), ("phases", {})])
+def test_a_breakdown_that_does_not_add_up_is_no_baseline(key: str, value: object, tmp_path: Path) -> None:
+    document = json.loads(render_json(make_run(0)))
+    document["windows"][0][key] = value
+    for n in range(4):
+        (tmp_path / f"{n}.json").write_text(json.dumps(document))
+
+    with pytest.raises(CaptureError, match=r"0\.json is no breakdown"):
+        read_baseline([tmp_path])
+
+
 def test_a_baseline_of_too_few_runs_is_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "base.json").write_text(render_json(make_run(0)))
 
@@ -160,9 +171,10 @@ def test_a_baseline_of_too_few_runs_is_refused_with_the_remedy(tmp_path: Path) -
     assert "--write-baseline" in refused.value.hint
 
 
-def test_a_file_that_is_no_breakdown_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{"schema": "other"}', "[]", "null", "[" * 100_000, '{"schema": 1e999}'])
+def test_a_file_that_is_no_breakdown_is_named(text: str, tmp_path: Path) -> None:
     for n in range(4):
-        (tmp_path / f"{n}.json").write_text(json.dumps({"schema": "other"}))
+        (tmp_path / f"{n}.json").write_text(text)
 
     with pytest.raises(CaptureError, match=r"0\.json is no breakdown"):
         read_baseline([tmp_path])

@@ -18,6 +18,7 @@ from slmtrace.studies.fleet_output import render_fleet_html, render_fleet_text
 from slmtrace.studies.fleet_ray import _require_listener
 from slmtrace.studies.outliers import compare_fleet
 from tests.unit.test_certificate import healthy_facts, make_certificate
+from tools.fuzzing.damage import damage_json
 
 
 def fleet_rows(n: int, seed: int = 1) -> list[dict[str, Any]]:
@@ -39,6 +40,19 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def test_nodes_that_differ_by_noise_have_no_outlier() -> None:
     assert compare_fleet(columns(fleet_rows(200))).outliers == []
+
+
+def test_a_damaged_certificate_costs_its_own_node_alone(tmp_path: Path) -> None:
+    whole = render_certificate_json(make_certificate(healthy_facts())).encode()
+    for seed in range(200):
+        (tmp_path / f"{seed}.json").write_bytes(damage_json(whole, random.Random(seed)) if seed % 2 else whole)
+
+    rows = collect_rows(tmp_path)
+    text = render_fleet_text(compare_fleet(columns(rows)))
+
+    assert {row["status"] for row in rows if int(row["node"]) % 2 == 0} == {"ok"}
+    assert "failed" in {row["status"] for row in rows}
+    assert "\x1b" not in text
 
 
 def test_a_slow_node_is_named_with_the_phase_that_made_it_slow() -> None:

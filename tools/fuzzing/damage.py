@@ -180,7 +180,7 @@ def damage_json(content: bytes, chance: random.Random) -> bytes:
         return chance.choice((b"[" * 200_000, b"9" * 20_000, b"{}", b"null", damage_bytes(content, chance)))
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):  # it was damaged before
         return damage_bytes(content, chance)
     for _ in range(chance.choice((1, 1, 2, 5, 20))):
         document = _damage_value(document, chance)
