@@ -146,6 +146,9 @@ def state_facts(report: Report) -> list[str]:
     thp = state_before(report, "thp")
     if thp.get("enabled"):
         facts.append(f"huge pages {plain(thp['enabled'])}")
+    allocator = state_before(report, "allocator").get("name", "libc")
+    if allocator != "libc":
+        facts.append(f"allocator {plain(allocator)}")
     return facts
 
 

@@ -94,6 +94,15 @@ def test_a_program_that_never_got_ready_has_a_short_report_under_what_it_printed
     assert "files" not in text and "others" in text
 
 
+def test_an_allocator_that_was_preloaded_is_named() -> None:
+    state = {"allocator": {"before": {"name": "jemalloc"}, "after": {"name": "jemalloc"}}}
+
+    text = render_text(replace(_sample(), state=state))
+
+    assert "allocator jemalloc" in text.partition("load")[0]
+    assert "allocator libc" not in render_text(_sample())
+
+
 def test_what_is_left_out_of_the_stage_table_is_summed() -> None:
     report = _sample()
     text = render_text(report)
