@@ -118,7 +118,7 @@ def _is_time(value: object) -> bool:
 
 
 def _integer(value: object, largest: int = _LARGEST_ID) -> int:
-    return value if isinstance(value, int) and 0 <= value < largest else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < largest else 0
 
 
 def _build(document: Document, slices: list[_Slice], annotation: str, quality: Quality) -> Trace:
