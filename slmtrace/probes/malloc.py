@@ -79,7 +79,8 @@ class MallocProbe(Probe):
         written = sum(n_written for n_written, _ in counts)
         lost = sum(n_lost for _, n_lost in counts)
         return ProbeResult(
-            "ok",
+            "ok" if counts else "partial",
+            "" if counts else "no slow call seen: there was none, or the command set its own LD_PRELOAD",
             seen=written + lost,
             written=written,
             lost={"log_full": lost} if lost else {},

@@ -79,6 +79,16 @@ def test_nothing_is_preloaded_unless_slow_calls_were_asked_for(tmp_path: Path, m
     assert bool(result.reason)
 
 
+def test_a_command_that_replaced_the_preloaded_shim_is_told_of(tmp_path: Path) -> None:
+    probe = MallocProbe()
+    probe.start(new_capture(tmp_path), RecordOptions(malloc="slow"))
+
+    result = probe.stop()
+
+    assert result.status == "partial"
+    assert "LD_PRELOAD" in result.reason
+
+
 def test_without_a_compiler_slow_mode_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
