@@ -3,10 +3,11 @@
 
     python -m tools.chaos [--rounds 10] [--only NAME...] [--seed 0]
 
-Each round records a small program and does one thing to it: kills the target, the collector or the recorder (SIGKILL),
-interrupts twice, suspends the target for a while, fills the disk, removes the capture, or takes file descriptors away.
-Afterwards: the capture reads or one clear message says why not; no process, BPF program, mount or scratch directory
-stays; and the program's output and exit code are what they are without a recording, unless it was the victim.
+Each round records a small program and does one thing to it: kills the target, its worker, the collector or the recorder
+(SIGKILL), interrupts twice, suspends the target for a while, fills the disk, removes the capture, or takes file
+descriptors away. Afterwards: the capture reads or one clear message says why not; no process, BPF program, mount or
+scratch directory stays; and the program's output and exit code are what they are without a recording, unless it was the
+victim.
 """
 
 from __future__ import annotations
@@ -33,16 +34,23 @@ import psutil
 
 from slmtrace.output.json_ import check_conservation
 
-# About a second of work with threads, faults, reads and sleeps; its last words and its exit code are known.
+# About a second of work with threads, faults, reads, sleeps and a worker that it can do without; its last words and its
+# exit code are known.
 PROGRAM = """
-import hashlib, threading, time
-def work(n):
+import signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a traceback of its own would look like ours
+import hashlib, subprocess, sys, threading, time
+def work():
     data = bytes(200_000)
     for _ in range(20):
         hashlib.sha256(data).hexdigest(); open('/proc/self/stat').read(); bytearray(1 << 20); time.sleep(0.02)
-threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+if sys.argv[1:] == ['worker']:
+    work(); raise SystemExit
+worker = subprocess.Popen([sys.executable, __file__, 'worker'])
+threads = [threading.Thread(target=work) for _ in range(3)]
 for t in threads: t.start()
 for t in threads: t.join()
+worker.wait()
 print('the end', flush=True)
 raise SystemExit(7)
 """
@@ -98,15 +106,21 @@ class Round:
         return found
 
     def find(self, victim: str) -> psutil.Process | None:
-        """Return the collector, the target or the recorder, if it runs."""
-        for process in self.processes():
-            words = " ".join(process.cmdline())
-            is_recorder = process.pid == self.recorder.pid if self.recorder else False
-            is_collector = "slmtrace.probes.collector" in words
-            kind = "recorder" if is_recorder else "collector" if is_collector else "target"
-            if kind == victim and not (kind == "target" and "slmtrace record" in words):
-                return process
-        return None
+        """Return the collector, the target, its worker or the recorder, if it runs."""
+        return next((process for process in self.processes() if self._kind(process) == victim), None)
+
+    def _kind(self, process: psutil.Process) -> str:
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:
+            return ""
+        if self.recorder and process.pid == self.recorder.pid:
+            return "recorder"
+        if any("slmtrace.probes.collector" in word for word in words):
+            return "collector"
+        if "record" in words:  # the gate, which becomes the target
+            return ""
+        return "worker" if words[-1:] == ["worker"] else "target"
 
 
 def kill(one: Round, victim: str) -> None:
@@ -118,7 +132,7 @@ def kill(one: Round, victim: str) -> None:
     while found is None and time.monotonic() < deadline_s and one.recorder and one.recorder.poll() is None:
         time.sleep(0.005)
         found = one.find(victim)
-    time.sleep(one.chance.uniform(0, {"target": 1.2, "collector": 4.0, "recorder": LATEST_S}[victim]))
+    time.sleep(one.chance.uniform(0, {"target": 1.2, "worker": 0.8, "collector": 4.0, "recorder": LATEST_S}[victim]))
     if found is not None:
         try:
             found.kill()
@@ -175,6 +189,7 @@ def take_descriptors(one: Round) -> None:
 
 ACTIONS: dict[str, Callable[[Round], None]] = {
     "target": lambda one: kill(one, "target"),
+    "worker": lambda one: kill(one, "worker"),
     "collector": lambda one: kill(one, "collector"),
     "recorder": lambda one: kill(one, "recorder"),
     "sigint": interrupt_twice,

@@ -12,7 +12,19 @@ import pytest
 @pytest.mark.bpf
 def test_nothing_stays_behind_whoever_is_killed() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tools.chaos", "--rounds", "1", "--only", "recorder", "collector", "target", "disk"],
+        [
+            sys.executable,
+            "-m",
+            "tools.chaos",
+            "--rounds",
+            "1",
+            "--only",
+            "recorder",
+            "collector",
+            "target",
+            "worker",
+            "disk",
+        ],
         capture_output=True,
         text=True,
         check=False,
