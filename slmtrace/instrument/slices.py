@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from time import monotonic_ns
 
-from .wrap import FAILED, close_async, is_admitted, open_call, report, request_of, write_range
+from .wrap import FAILED, close_async, is_admitted, leave_out_this_frame, open_call, report, request_of, write_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ class _Sliced:
                 waited_for = resume(argument)
             except StopIteration as stop:
                 return stop.value
+            except BaseException as error:
+                leave_out_this_frame(error)
+                raise
             finally:
                 call.write(start_ns)
             call.name = call.hook.later_name
@@ -78,6 +81,9 @@ def _wrap_coroutine(function: Callable[..., Any], hook: Hook) -> Callable[..., A
         try:
             result = await _Sliced(_Call(hook, (args, kwargs)), function(*args, **kwargs))
             return result
+        except BaseException as error:
+            leave_out_this_frame(error)
+            raise
         finally:
             close_async(hook, (args, kwargs), result, start_ns, 0, 0)
 

@@ -95,12 +95,22 @@ def _wrap_call(function: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
         try:
             result = function(*args, **kwargs)
             return result
+        except BaseException as error:
+            leave_out_this_frame(error)
+            raise
         finally:
             _close(hook, (args, kwargs), result, start_ns, usage)
             if is_pushed:
                 nvtx.pop()
 
     return wrapper
+
+
+def leave_out_this_frame(error: BaseException) -> None:
+    """Take the frame of a wrapper, which has just caught `error`, out of the traceback that the target may print."""
+    traceback = error.__traceback__
+    if traceback is not None:
+        error.__traceback__ = traceback.tb_next
 
 
 def is_admitted(hook: Hook, call: Call) -> bool:
@@ -196,6 +206,9 @@ def _wrap_coroutine(function: Callable[..., Any], hook: Hook) -> Callable[..., A
         try:
             result = await function(*args, **kwargs)
             return result
+        except BaseException as error:
+            leave_out_this_frame(error)
+            raise
         finally:
             close_async(hook, (args, kwargs), result, start_ns, 0, 0)
 

@@ -7,6 +7,7 @@ import functools
 import inspect
 import mmap
 import sys
+import traceback
 from collections.abc import AsyncGenerator, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,30 @@ def test_an_exception_passes_unchanged_and_its_call_is_recorded(raw: Path) -> No
     assert caught.value is error
     assert caught.value.__context__ is None
     assert only(raw).name == "work"
+
+
+def test_the_tracebacks_of_the_target_have_no_frame_of_ours(raw: Path) -> None:
+    def fail() -> None:
+        raise KeyError("mine")
+
+    async def fail_later() -> None:
+        fail()
+
+    sliced = hook(sliced=True, later_stage="weights")
+    calls = (
+        (wrap(fail, hook()), ["fail"]),
+        (lambda: asyncio.run(wrap(fail_later, hook())()), ["fail_later", "fail"]),
+        (lambda: asyncio.run(wrap(fail_later, sliced)()), ["fail_later", "fail"]),
+        (functools.partial(wrap({}.__getitem__, hook()), "mine"), []),
+    )
+
+    for call, names in calls:
+        with pytest.raises(KeyError) as caught:
+            call()
+
+        frames = traceback.extract_tb(caught.value.__traceback__)
+        assert [frame.name for frame in frames if frame.name in ("fail", "fail_later")] == names
+        assert not [frame for frame in frames if "/instrument/" in frame.filename]
 
 
 def test_what_fails_inside_a_hook_is_noted_once_and_never_raised(raw: Path) -> None:
