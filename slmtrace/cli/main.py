@@ -86,7 +86,8 @@ def _explain_failure(error: Exception) -> int:
         # Of an argument that is missing, click lists the choices a line each.
         print_failure(" ".join(error.format_message().split()), error, hint=f"{path} --help")
         return error.exit_code
-    if isinstance(error, click.Abort):
+    if isinstance(error, click.Abort):  # click's word for a KeyboardInterrupt
+        print_failure("interrupted", error)
         return _INTERRUPTED
     print_failure(describe_error(error), error, hint="SLMTRACE_DEBUG=1 shows where; please report it")
     return 1

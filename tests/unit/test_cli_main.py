@@ -140,6 +140,16 @@ def test_an_interrupt_has_the_shells_exit_code(
     assert capsys.readouterr().err == "slmtrace: interrupted\n"
 
 
+def test_an_interrupted_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slmtrace.cli.doctor.examine", interrupt)
+
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "\nslmtrace: interrupted\n"  # click ends the line of the ^C
+
+
 def test_a_reader_that_goes_away_is_no_failure() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "slmtrace", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
