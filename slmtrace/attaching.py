@@ -65,15 +65,16 @@ def attach(attachment: Attachment, path: Path, progress: Progress) -> Outcome:
     exit_fd = _watch_exit(attachment.pid)
     made = topmost_missing(path)
     try:
-        progress.say("checking probes")
-        session = _Session(attachment, command, path, progress)
-        try:
-            with SignalRelay() as signals:
+        # From here on a Ctrl-C is kept until all that begins has been ended in order.
+        with SignalRelay() as signals:
+            progress.say("checking probes")
+            session = _Session(attachment, command, path, progress)
+            try:
                 session.start()
                 return session.follow(exit_fd, signals)
-        finally:
-            session.close()
-            give_to_caller(made)
+            finally:
+                session.close()
+                give_to_caller(made)
     finally:
         os.close(exit_fd)
         progress.clear()

@@ -79,17 +79,18 @@ def record(
     gate = Gate()  # forked before anything starts a thread or opens a file
     aside = Thread(target=_call_quietly, args=(meanwhile,), daemon=True)
     try:
-        aside.start()
-        progress.say("checking probes")
-        probes = ProbeGroup(recording.probes, recording.required, recording.probes_if_present)
-        session = _Session(recording, Capture.create(path), probes, gate, aside, progress)
-        try:
-            with SignalRelay() as signals:
+        # From here on a Ctrl-C is kept until all that begins has been ended in order.
+        with SignalRelay() as signals:
+            aside.start()
+            progress.say("checking probes")
+            probes = ProbeGroup(recording.probes, recording.required, recording.probes_if_present)
+            session = _Session(recording, Capture.create(path), probes, gate, aside, progress)
+            try:
                 session.start(program, signals)
                 return session.follow(signals)
-        finally:
-            session.close()
-            give_to_caller(made)
+            finally:
+                session.close()
+                give_to_caller(made)
     finally:
         gate.abandon()
         progress.clear()
