@@ -2,9 +2,11 @@
 """Cut a few requests out of a capture: a small one that is explained as the large one was.
 
     tools/cut_capture.py CAPTURE OUT [--first 3] [--requests 3] [--margin-ms 20]
+    tools/cut_capture.py CAPTURE OUT --with-load [--requests 3] [--margin-ms 20]
 
-Kept is what was recorded from a little before the first of these requests until a little after the last one's first
-token, and what names threads, processes, files and strings. There is no load window in OUT.
+Kept is what was recorded from a little before the first of these requests (with the load: from the start) until a
+little after the last one's first token, and what names threads, processes, files and strings. Of GPU activity, all that
+came before the end is kept.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slmtrace.analysis import analyze, load, write_outputs
+from slmtrace.capture import cupti
+from slmtrace.capture.cupti import ActivityKind, BlockKind
 from slmtrace.capture.directory import Capture, RawLog
 from slmtrace.capture.layout import HEADER_BYTES, RING, SLOT, Layout, RingType, SlotKind
+from slmtrace.model.events import EventKind
 from slmtrace.model.taxonomy import WindowKind
 from slmtrace.model.windows import find_windows
 
@@ -32,17 +37,26 @@ def main() -> None:
     """Cut, and explain what is left."""
     args = _arguments()
     capture = Capture.open(args.capture)
-    requests = [window for window in find_windows(load(capture)) if window.kind is WindowKind.TTFT]
-    chosen = requests[args.first : args.first + args.requests]
+    trace = load(capture)
+    requests = [window for window in find_windows(trace) if window.kind is WindowKind.TTFT]
+    first = 0 if args.with_load else args.first
+    chosen = requests[first : first + args.requests]
     margin_ns = int(args.margin_ms * 1e6)
-    span = chosen[0].start_ns - margin_ns, chosen[-1].end_ns + margin_ns
+    span = 0 if args.with_load else chosen[0].start_ns - margin_ns, chosen[-1].end_ns + margin_ns
+    is_kernel = trace.events.kind == EventKind.GPU_KERNEL
+    n_kernels = int((is_kernel & (trace.events.start_ns < span[1])).sum())
     (args.out / "raw").mkdir(parents=True)
     for log in capture.raw_logs()[0]:
-        _cut(log, args.out / "raw" / log.path.name, span)
+        target = args.out / "raw" / log.path.name
+        if log.source == "cuda":
+            _cut_cuda(log.path, target, n_kernels)
+        else:
+            _cut(log, target, span)
     manifest: dict[str, Any] = json.loads((args.capture / "manifest.json").read_text(encoding="utf-8"))
     manifest["capture"]["cut_to_requests"] = [window.request_id for window in chosen]
-    # The load and the end of the target are not in it.
-    manifest["target"] = {"pid": manifest["target"]["pid"]}
+    # The end of the target is not in it, and without the load its start is not either.
+    kept = ("pid", "start_ns") if args.with_load else ("pid",)
+    manifest["target"] = {key: manifest["target"][key] for key in kept}
     _write(manifest, args.out)
     decoded = {line.source: line.decoded for line in load(Capture.open(args.out)).ledger}
     for line in manifest["ledger"]:
@@ -61,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--first", type=int, default=3, help="the first request to keep; the earlier ones are first uses"
     )
+    parser.add_argument("--with-load", action="store_true", help="keep the load, and the first requests")
     parser.add_argument("--requests", type=int, default=3)
     parser.add_argument("--margin-ms", type=float, default=20.0)
     return parser.parse_args()
@@ -105,6 +120,54 @@ def _kept_records(records: NDArray[np.void], span: tuple[int, int]) -> NDArray[n
     naming = files | np.isin(kind, _NAMING)
     texts = (kind == RingType.TEXT) & np.isin(records["tid"], records["tid"][naming])
     return kept | files | texts
+
+
+def _cut_cuda(source: Path, target: Path, n_kernels: int) -> None:
+    """Keep all slots, the first kernels by their start, and whatever else began before the last of them ended."""
+    content = memoryview(source.read_bytes())
+    blocks = list(cupti.blocks(content))
+    buffers = [block for block in blocks if block.kind is BlockKind.BUFFER]
+    starts = sorted(
+        _u64(content, at + _offset(ActivityKind.CONCURRENT_KERNEL, "start"))
+        for block in buffers
+        for at in cupti.find_records(content, block).offsets[ActivityKind.CONCURRENT_KERNEL]
+    )
+    until = starts[min(n_kernels, len(starts) - 1)]
+    with target.open("wb") as file:
+        file.write(content[:HEADER_BYTES])
+        for block in blocks:
+            payload = bytes(content[block.start : block.end])
+            n_records = block.n_records
+            if block.kind is BlockKind.BUFFER:
+                kept = list(_kept_activity(content, block, until))
+                payload, n_records = b"".join(kept), len(kept)
+            if payload:
+                file.write(_block(block.kind, payload, n_records))
+
+
+def _kept_activity(content: memoryview, block: cupti.Block, until: int) -> list[bytes]:
+    places = sorted(
+        (at, ActivityKind(kind)) for kind, found in cupti.find_records(content, block).offsets.items() for at in found
+    )
+    return [
+        bytes(content[at : at + cupti.RECORDS[kind].size_bytes])
+        for at, kind in places
+        if _u64(content, at + _offset(kind, "start")) < until
+    ]
+
+
+def _block(kind: BlockKind, payload: bytes, n_records: int) -> bytes:
+    size_bytes = -(-(cupti.BLOCK.size + len(payload)) // cupti.PAGE_BYTES) * cupti.PAGE_BYTES
+    head = cupti.BLOCK.pack(cupti.BLOCK_MAGIC, kind, size_bytes, len(payload), n_records, 0, 0, 0)
+    return (head + payload).ljust(size_bytes, b"\0")
+
+
+def _offset(kind: ActivityKind, field: str) -> int:
+    return next(at for name, at, _ in cupti.RECORDS[kind].fields if name == field)
+
+
+def _u64(content: memoryview, at: int) -> int:
+    return int.from_bytes(content[at : at + 8], "little")
 
 
 if __name__ == "__main__":

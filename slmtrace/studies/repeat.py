@@ -13,11 +13,13 @@ from ..errors import LaunchError, SlmtraceError
 from ..instrument.environment import QUIET
 from ..model.report import Report, WindowReport
 from ..model.taxonomy import Cause
+from ..model.trace import Trace
 from ..output.json_ import render_json
 from ..output.summary import shown_windows
 from ..recording.progress import Progress
 
 LOAD, FIRST, LATER = "load", "first ttft", "later ttft"
+GPU_MEMORY = "gpu0 memory_used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Run:
 
     report: Report
     answers: Sequence[Answered]  # empty: its time was over before it had answered all
+    gpu_memory_bytes: int = 0  # the most that was used of the first GPU; 0: there is none
 
 
 def run_once(request: RunRequest, probes: ProbeChoices, progress: Progress, save: Path | None = None) -> Run:
@@ -46,12 +49,16 @@ def run_once(request: RunRequest, probes: ProbeChoices, progress: Progress, save
                 hint=f"slmtrace run --engine {request.engine} --model {request.model_name} shows what is wrong",
             )
         progress.say("analysing")
-        report = analyze(outcome.capture)[1]
+        trace, report = analyze(outcome.capture)
         progress.clear()
     if save is not None:
         save.parent.mkdir(parents=True, exist_ok=True)
         save.write_text(render_json(report), encoding="utf-8")
-    return Run(report, answers)
+    return Run(report, answers, _gpu_memory_bytes(trace))
+
+
+def _gpu_memory_bytes(trace: Trace) -> int:
+    return max((int(one.value.max()) for one in trace.counters if one.name == GPU_MEMORY and len(one.value)), default=0)
 
 
 def series_of(report: Report) -> Mapping[str, WindowReport]:

@@ -14,7 +14,6 @@ from typing import Any
 from ..errors import CaptureError, UsageError
 from ..model.percentiles import ttft_percentiles
 from ..model.taxonomy import Phase, WindowKind
-from ..output.summary import as_mapping
 from .plan import Point
 from .repeat import FIRST, LATER, LOAD, Run, series_of
 from .setting import THP_ENABLED, borrowed, write_setting
@@ -80,9 +79,8 @@ def make_row(point: Point, repeat: int, run: Run) -> Row:
         row[f"ttft_p{percentile.percent}_s"] = percentile.window.total_ns / 1e9
     row |= _answer_columns(point, run)
     row["n_requests"] = sum(window.kind is WindowKind.TTFT for window in run.report.windows)
-    gpus = as_mapping(as_mapping(run.report.state.get("gpu")).get("after")).get("gpus")
-    if isinstance(gpus, list) and gpus and "memory_used_bytes" in gpus[0]:
-        row["gpu_memory_used_bytes"] = gpus[0]["memory_used_bytes"]
+    if run.gpu_memory_bytes:
+        row["gpu_memory_used_bytes"] = run.gpu_memory_bytes
     for label, name in _SERIES.items():
         if label in series:
             row |= {f"{name}_{phase.label}_s": series[label].phases.get(phase, 0) / 1e9 for phase in Phase}

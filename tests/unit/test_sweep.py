@@ -41,7 +41,7 @@ def make_run(point: Point) -> Run:
         ),
     ]
     answers = [Answered(float(n), 0.5, 4, (100 + n) << 20) for n in range(3)]
-    return Run(make_report(windows), answers)
+    return Run(make_report(windows), answers, gpu_memory_bytes=5 << 30)
 
 
 def test_each_round_has_every_point_once_and_its_own_order() -> None:
@@ -60,6 +60,7 @@ def test_rows_carry_the_times_under_their_names_and_the_phases_that_make_them(tm
     assert row["gen_latency_s"] == 0.5
     assert row["sequential_s"] == 2.5
     assert row["rss_drift_bytes"] == 1 << 20
+    assert row["gpu_memory_used_bytes"] == 5 << 30
     assert row["ttft_steady_compute_s"] == row["ttft_steady_s"] == row["prompt_tokens"] / 10_000
 
 

@@ -1,6 +1,6 @@
 """What recording costs on a GPU: steady TTFT under several recorders, in interleaved rounds.
 
-Usage: overhead.py MODEL [--seconds N] [--requests N] [--variants LIST] [--cpus LIST] [--json FILE]
+Usage: overhead.py MODEL [--workload hf|vllm] [--seconds N] [--requests N] [--variants LIST] [--cpus LIST] [--json FILE]
 Each round runs the same program once a variant, each in a process of its own, in an order that turns with the rounds;
 rounds go on while they fit into the seconds. Printed, for each variant: the median of its TTFTs (the first third of
 each process's requests is left out), the median over the rounds of its ratio to `bare`, and the ratios themselves.
@@ -21,7 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
-WORKLOAD = Path(__file__).resolve().parent / "hf_workload.py"
+HERE = Path(__file__).resolve().parent
+# vLLM's cannot be recorded by torch.profiler: its work is in another process.
+WORKLOADS = {"hf": HERE / "hf_workload.py", "vllm": HERE / "vllm_workload.py"}
 # How each variant records; None: it is not recorded by us.
 RECORDERS: dict[str, list[str] | None] = {
     "bare": None,
@@ -41,6 +43,7 @@ _FIRST_TOKEN = re.compile(r"^request \d+: .*first token ([\d.]+) ms", re.MULTILI
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
+    parser.add_argument("--workload", choices=WORKLOADS, default="hf")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--requests", type=int, default=45)
     parser.add_argument("--variants", default="bare,calls,light,deep,profiler")
@@ -51,11 +54,13 @@ def main() -> None:
     unknown = sorted(set(variants) - set(RECORDERS))
     if unknown or "bare" not in variants:
         parser.error(f"variants are {', '.join(RECORDERS)}; bare is always needed")
+    if args.workload == "vllm" and set(variants) & set(PROFILERS):
+        parser.error("torch.profiler is for the workload hf")
     if not set(args.cpus) <= os.sched_getaffinity(0):
         parser.error(f"this process may not run on all of the CPUs {args.cpus}")
     os.sched_setaffinity(0, args.cpus)
 
-    rounds = measure(args.model, variants, args.requests, time.monotonic() + args.seconds)
+    rounds = measure([str(WORKLOADS[args.workload]), args.model], variants, args.requests, args.seconds)
     rows = [summarise(variant, rounds) for variant in variants]
     cpus = ",".join(map(str, args.cpus))
     print(f"{len(rounds)} rounds, {args.requests} requests each, on the CPUs {cpus}")
@@ -75,23 +80,24 @@ def cpu_list(text: str) -> list[int]:
     return sorted({int(number) for number in text.split(",")})
 
 
-def measure(model: str, variants: list[str], n_requests: int, until_s: float) -> list[dict[str, list[float]]]:
+def measure(workload: list[str], variants: list[str], n_requests: int, limit_s: float) -> list[dict[str, list[float]]]:
     """Return the steady TTFTs of each variant, round by round."""
+    until_s = time.monotonic() + limit_s
     rounds: list[dict[str, list[float]]] = []
     longest_s = 0.0
     while not rounds or time.monotonic() + longest_s < until_s:
         begin_s, turn = time.monotonic(), len(rounds) % len(variants)
         order = variants[turn:] + variants[:turn]
-        rounds.append({variant: steady_ttfts(variant, model, n_requests) for variant in order})
+        rounds.append({variant: steady_ttfts(variant, workload, n_requests) for variant in order})
         longest_s = max(longest_s, time.monotonic() - begin_s)
         medians = {variant: f"{statistics.median(ttfts):.2f}" for variant, ttfts in rounds[-1].items()}
         print(f"round {len(rounds)}: {longest_s:.0f} s, {medians}", flush=True)
     return rounds
 
 
-def steady_ttfts(variant: str, model: str, n_requests: int) -> list[float]:
+def steady_ttfts(variant: str, workload: list[str], n_requests: int) -> list[float]:
     options = ["--requests", str(n_requests), "--new-tokens", "1", *PROFILERS.get(variant, [])]
-    command = [sys.executable, str(WORKLOAD), model, *options]
+    command = [sys.executable, *workload, *options]
     recorder = RECORDERS[variant]
     capture = Path(tempfile.mkdtemp()) / "capture"
     if recorder is not None:
