@@ -6,7 +6,8 @@
 Records interleaved cold and warm runs of one model (default: a 0.5 GB one, made for it) and prints, from the breakdowns
 alone: what the page cache read of the weight files, how much of the difference the storage phase explains,
 what warm runs still waited for devices, and what stayed unattributed. The totals are those of load and first request
-together: on a CPU, mapped weights are read partly while loading and partly by the first forward pass.
+together: on a CPU, mapped weights are read partly while loading and partly by the first forward pass. Imports, most of
+a load, end before a weight is read and come from memory in both: the difference is also given without them.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _record(model: Path, state: str, capture: Path) -> dict[str, Any]:
 def _rows(runs: dict[str, list[dict[str, Any]]], weights: dict[str, int]) -> dict[str, str]:
     size = sum(weights.values())
     cold, warm = ([_together(run, weights) for run in runs[state]] for state in ("cold", "warm"))
-    difference, explained = (_difference(cold, warm, key) for key in ("total", "storage"))
+    keys = ("total", "storage", "total outside imports", "storage outside imports")
+    difference, explained, outside, explained_outside = (_difference(cold, warm, key) for key in keys)
     every = [window for state in runs.values() for run in state for window in run["windows"]]
     by_phase = {
         f"  {phase}, cold less warm, ms": f"{_difference(cold, warm, phase) / 1e6:,.0f}"
@@ -88,6 +90,8 @@ def _rows(runs: dict[str, list[dict[str, Any]]], weights: dict[str, int]) -> dic
         "read of them when warm, bytes (median)": f"{_median(warm, 'read'):,.0f}",
         **by_phase,
         "difference that storage explains": f"{100 * explained / difference:.1f} %",
+        "difference outside imports, ms": f"{outside / 1e6:,.0f}",
+        "difference outside imports that storage explains": f"{100 * explained_outside / outside:.1f} %",
         "warm: share of load that waited for devices": f"{100 * _median(warm, 'device_share'):.2f} %",
         "warm: faults on cached file pages, count": f"{_median(warm, 'file_faults'):,.0f}",
         "warm: faults on cached file pages, ms": f"{_median(warm, 'file_fault_ns') / 1e6:.1f}",
@@ -97,14 +101,17 @@ def _rows(runs: dict[str, list[dict[str, Any]]], weights: dict[str, int]) -> dic
 
 
 def _together(run: dict[str, Any], weights: dict[str, int]) -> dict[str, float]:
-    """Sum load and first request."""
+    """Sum load and first request; of a phase, or outside of imports."""
     windows = [window for window in run["windows"] if window["index"] == 0]
     load = next(window for window in windows if window["name"] == "load")
     causes = [cause for window in windows for cause in window["causes"]]
     files = [entry for cause in causes for entry in cause["detail"].get("files", []) if cause["cause"] in DEVICE_WAITS]
     faults = [cause for cause in causes if cause["cause"] == "file_minor_fault"]
+    stages = [stage for window in windows for stage in window["stages"] if stage["stage"] != "import"]
     return {
         "total": sum(window["total_ns"] for window in windows),
+        "total outside imports": sum(stage["ns"] for stage in stages),
+        "storage outside imports": sum(stage["phases"]["storage"] for stage in stages),
         **{phase: sum(window["phases"][phase] for window in windows) for phase in load["phases"]},
         "read": sum(entry["bytes"] for entry in files if Path(entry["name"]).name in weights),
         "device_share": sum(c["ns"] for c in load["causes"] if c["cause"] in DEVICE_WAITS) / load["total_ns"],
