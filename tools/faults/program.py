@@ -67,18 +67,6 @@ def _crowd(setting: Setting) -> None:
     setting.changes.append("sent 8 requests at a time")
 
 
-def _too_many_threads(setting: Setting) -> None:
-    n_threads = str(8 * len(os.sched_getaffinity(0)))
-    setting.environ.update(OMP_NUM_THREADS=n_threads, MKL_NUM_THREADS=n_threads)
-    setting.changes.append(f"set {n_threads} OpenMP threads")
-
-
-def _as_many_threads_as_cpus(setting: Setting) -> None:
-    n_threads = str(len(os.sched_getaffinity(0)))
-    setting.environ.update(OMP_NUM_THREADS=n_threads, MKL_NUM_THREADS=n_threads)
-    setting.changes.append(f"set {n_threads} OpenMP threads instead")
-
-
 def _without(*names: str) -> Callable[[Setting], None]:
     def cure(setting: Setting) -> None:
         for name in names:
@@ -181,11 +169,11 @@ FAULTS = (
     Fault(
         "too_many_threads",
         "eight OpenMP threads for each CPU",
-        _too_many_threads,
+        _slow_python("too_many_threads", "set eight OpenMP threads for each CPU"),
         ("run_queue", "lock_wait"),
         ("too_many_threads",),
         ("ttft",),
-        cure=_as_many_threads_as_cpus,
+        cure=_without("SLOW_PYTHON"),
     ),
     Fault(
         "no_compiled_python",
@@ -210,6 +198,7 @@ FAULTS = (
         ("torch_compile", "jit_compile"),
         ("compiled_anew",),
         ("load", "ttft"),
+        needs_engine="vllm",
     ),
     Fault(
         "crowd",

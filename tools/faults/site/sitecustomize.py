@@ -19,7 +19,7 @@ from typing import Any
 
 _SLOW_S = 0.1
 _LIVE_OBJECTS = 200_000
-_HOLD_S = 0.02
+_HOLD_S = 0.1
 _WATCHERS = ("slmtrace", "py-spy", "python3 -m slmtrace")
 
 
@@ -112,12 +112,19 @@ def _hold_a_lock() -> None:
     _after_import("transformers.tokenization_utils_base", install)
 
 
+def _crowd_the_cpus() -> None:
+    # OMP_NUM_THREADS is not enough: MKL allows torch no more than there are CPUs.
+    n_threads = 8 * len(os.sched_getaffinity(0))
+    _after_import("torch", lambda module: module.set_num_threads(n_threads))
+
+
 _KINDS: dict[str, Callable[[], None]] = {
     "tokenizer_burns": lambda: _slow_tokenizer(_burn),
     "tokenizer_sleeps": lambda: _slow_tokenizer(lambda: time.sleep(_SLOW_S)),
     "gil_hog": _hog_the_gil,
     "collections": _storm_of_collections,
     "lock_holder": _hold_a_lock,
+    "too_many_threads": _crowd_the_cpus,
 }
 
 
