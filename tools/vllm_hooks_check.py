@@ -9,6 +9,7 @@ of which only the Python files of the table are read (HTTP range requests). Exit
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
 import sys
@@ -158,8 +159,11 @@ def check(place: str, table: list[Hook]) -> bool:
     return not bare
 
 
-def main(places: list[str]) -> int:
+def main() -> int:
     """Check every release."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("places", nargs="+", metavar="PATH-OR-URL")
+    places = parser.parse_args().places
     # Other packages' symbols are not vLLM's to have.
     table = [hook for hook in load_table("vllm") if hook.module.startswith("vllm.")]
     is_complete = [check(place, table) for place in places]
@@ -167,4 +171,4 @@ def main(places: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
