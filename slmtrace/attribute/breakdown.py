@@ -60,8 +60,9 @@ def _by_phase(sums: Ints) -> dict[Phase, int]:
 
 
 def _causes(window: Window, segments: Segments, book: EvidenceBook) -> list[CauseShare]:
-    amounts = _amounts(segments, book.trace)
-    shares = [_cause_share(cause, segments, amounts, book) for cause in Cause if (segments.cause == cause).any()]
+    amounts, processes = _amounts(segments, book.trace), _process_names(segments, book.trace)
+    causes = [cause for cause in Cause if (segments.cause == cause).any()]
+    shares = [_cause_share(cause, segments, amounts, processes, book) for cause in causes]
     shares = add_device_reads(shares, device_reads(window, book.trace))
     shares = add_batch(shares, window, segments, book.trace)
     return sorted(shares, key=lambda share: (share.cause.phase, -share.ns, share.cause))
@@ -84,13 +85,15 @@ def _amounts(segments: Segments, trace: Trace) -> Ints:
     return np.stack([segments.dur_ns, count, size_bytes])
 
 
-def _cause_share(cause: Cause, segments: Segments, amounts: Ints, book: EvidenceBook) -> CauseShare:
+def _cause_share(
+    cause: Cause, segments: Segments, amounts: Ints, processes: SmallInts, book: EvidenceBook
+) -> CauseShare:
     mine = np.flatnonzero(segments.cause == cause)
     ns, count, size_bytes = amounts[:, mine].sum(axis=1).tolist()
     detail: dict[str, Any] = {}
     if rate := _bytes_per_second(segments.event[mine], book.trace):
         detail["bytes_per_second"] = rate
-    for key, names, which in _details(cause, segments, mine, book):
+    for key, names, which in (*_details(cause, segments, mine, book), ("processes", processes[mine], mine)):
         if top := _top(names, amounts[:, which], book.trace):
             detail[key] = top
     # A wait has no bytes of its own: what the device read is added per file, from the page cache's own records.
@@ -114,8 +117,7 @@ def _top(names: SmallInts, amounts: Ints, trace: Trace) -> list[dict[str, Any]]:
 def _details(
     cause: Cause, segments: Segments, mine: NDArray[np.intp], book: EvidenceBook
 ) -> Iterable[tuple[str, SmallInts, NDArray[np.intp]]]:
-    """Yield what a cause's time was spent on: files, packages, functions, and the ranges that it happened in;
-    where the window has more than one, also the processes.
+    """Yield what a cause's time was spent on: files, packages, functions, and the ranges that it happened in.
 
     Each is a key, and the names (string ids) of some segments.
     """
@@ -135,9 +137,6 @@ def _details(
     if cause in _FIRST_USES:
         yield "kernels", _kernels_after(segments, mine, book), mine
     yield "ranges", _range_names(segments, mine, book), mine
-    processes = _process_names(segments, book.trace)
-    if len(np.unique(processes)) > 1:
-        yield "processes", processes[mine], mine
 
 
 def _packages(rows: Ints, trace: Trace) -> SmallInts:
@@ -181,11 +180,11 @@ def _range_names(segments: Segments, which: NDArray[np.intp], book: EvidenceBook
 
 
 def _process_names(segments: Segments, trace: Trace) -> SmallInts:
-    """Return the name of each segment's process."""
+    """Return the name of each segment's process, 0 everywhere if the window has but one."""
     tracks, inverse = np.unique(segments.track, return_inverse=True)
     threads = [trace.tracks[track] for track in tracks.tolist()]
     names = [trace.strings.intern(thread.process or f"process {thread.pid}") for thread in threads]
-    return np.array(names, np.int32)[inverse]
+    return np.array(names if len(set(names)) > 1 else np.zeros(len(names)), np.int32)[inverse]
 
 
 def _names_of_ranges(owner: Ints, trace: Trace) -> SmallInts:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from operator import itemgetter
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Mark:
     ts_ns: int
     track: int
     request: str
+    name: str
 
 
 def find_windows(trace: Trace) -> list[Window]:
@@ -35,12 +36,16 @@ def find_windows(trace: Trace) -> list[Window]:
 
 def marks(trace: Trace, name: str) -> list[Mark]:
     """Return the marks of one name in order of time."""
+    return _marks(trace, name.__eq__)
+
+
+def _marks(trace: Trace, is_wanted: Callable[[str], bool]) -> list[Mark]:
     events = trace.events
     rows = np.flatnonzero(events.kind == EventKind.MARK)
     found = [
-        Mark(int(events.start_ns[row]), int(events.track[row]), trace.strings[int(events.request[row])])
+        Mark(int(events.start_ns[row]), int(events.track[row]), trace.strings[int(events.request[row])], name)
         for row in rows
-        if trace.strings[int(events.name[row])] == name
+        if is_wanted(name := trace.strings[int(events.name[row])])
     ]
     return sorted(found, key=lambda mark: mark.ts_ns)
 
@@ -99,16 +104,11 @@ def _load_window(trace: Trace, first_request_ns: int | None) -> Window | None:
 
 def _failure(trace: Trace) -> str:
     """Name the process of the target that was killed first, or crashed: others end because of it."""
-    events = trace.events
-    killed = [
-        (int(events.start_ns[row]), trace.tracks[int(events.track[row])], name)
-        for row in np.flatnonzero(events.kind == EventKind.MARK)
-        if (name := trace.strings[int(events.name[row])]).startswith(MARK_KILLED)
-    ]
+    killed = _marks(trace, lambda name: name.startswith(MARK_KILLED))
     if not killed:
         return "ends with the target"
-    _, track, how = min(killed, key=itemgetter(0))
-    return f"{track.name or 'a process'} ({track.pid}) was {how}"
+    process = trace.tracks[killed[0].track]
+    return f"{process.name or 'a process'} ({process.pid}) was {killed[0].name}"
 
 
 def _last_evidence_ns(trace: Trace) -> int:

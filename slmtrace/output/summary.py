@@ -14,7 +14,8 @@ from .plain import plain, shorten_path
 
 _MAX_COSTS = 4
 _TOLD, _TOLD_ALONE = 0.05, 0.01  # of a cause's time, a list of names and one of them
-_DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels")
+_WHAT = ("files", "packages", "holders", "functions", "kernels")
+DETAIL_LISTS = (*_WHAT, "ranges", "processes")  # what a cause's time was spent on, and inside of what
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def where(share: CauseShare, limit: int) -> str:
     """
     rate = _integer(share.detail.get("bytes_per_second"))
     names = [f"{rate / 1e9:.3g} GB/s"] if rate else []
-    for key in _DETAIL_LISTS:
+    for key in _WHAT:
         rows = detail_rows(share, key)
         if sum(row["ns"] for row in rows) >= _TOLD * share.ns:
             names += [shorten_path(row["name"], limit) for row in rows if row["ns"] >= _TOLD_ALONE * share.ns]

@@ -12,10 +12,8 @@ from functools import partial
 
 from ...model.report import CauseShare, Report, WindowReport
 from ...model.taxonomy import Cause, Phase, Stage, WindowKind
-from ..summary import detail_rows
+from ..summary import DETAIL_LISTS, detail_rows
 from .unlike import Unlike, find_unlike
-
-_DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels", "ranges", "processes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +176,7 @@ def _share(cause: Cause, window: WindowReport) -> CauseShare:
 
 def _moved_most(a: CauseShare, b: CauseShare) -> str:
     """Return the file, package, function or range whose time in the cause moved most; '' if none did."""
-    for key in _DETAIL_LISTS:
+    for key in DETAIL_LISTS:
         before, after = _ns_by_name(a, key), _ns_by_name(b, key)
         moved = {name: abs(after.get(name, 0) - before.get(name, 0)) for name in {**before, **after}}
         if any(moved.values()):

@@ -15,7 +15,6 @@ from .path import path_picture
 
 # Windows shown in full, and of these opened; the table of all windows has the others.
 _MAX_WINDOWS, _OPEN_WINDOWS = 16, 3
-_DETAIL_LISTS = ("files", "packages", "holders", "functions", "kernels", "ranges", "processes")
 
 
 def render_html(report: Report) -> str:
@@ -131,7 +130,7 @@ def _causes(window: WindowReport) -> str:
 
 def _details_of(share: CauseShare) -> str:
     parts = []
-    for key in _DETAIL_LISTS:
+    for key in summary.DETAIL_LISTS:
         rows = [
             [text(row["name"]), format_ns(row["ns"]), format_count(row["count"]), format_bytes(row["bytes"])]
             for row in summary.detail_rows(share, key)
