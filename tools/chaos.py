@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kill and starve recordings at random moments, and look at what is left.
 
-    python -m tools.chaos [--rounds 10] [--only NAME...] [--seed 0]
+    python -m tools.chaos [--rounds 10] [--seconds S] [--only NAME...] [--seed 0]
 
 Each round records a small program and does one thing to it: kills the target, its worker, the collector or the recorder
 (SIGKILL), interrupts twice, suspends the target for a while, fills the disk, removes the capture, or takes file
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -204,18 +206,21 @@ def main() -> int:
     """Run the rounds; the exit code says whether one left something behind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10, help="of each kind")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no round after these")
     parser.add_argument("--only", nargs="*", choices=sorted(ACTIONS), default=list(ACTIONS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="keep the directory of a round that failed")
     args = parser.parse_args()
-    n_failed = 0
-    for name in args.only:
-        for number in range(args.rounds):
-            complaints = _run(name, f"{args.seed}:{name}:{number}", args.keep)
-            n_failed += bool(complaints)
-            for complaint in complaints:
-                print(f"{name} {number}: {complaint}", flush=True)
-        print(f"{name}: {args.rounds} rounds", flush=True)
+    n_failed, until_s, n_done = 0, time.monotonic() + args.seconds, Counter[str]()
+    for number, name in itertools.product(range(args.rounds), args.only):
+        if time.monotonic() >= until_s:
+            break
+        complaints = _run(name, f"{args.seed}:{name}:{number}", args.keep)
+        n_done[name] += 1
+        n_failed += bool(complaints)
+        for complaint in complaints:
+            print(f"{name} {number}: {complaint}", flush=True)
+    print("; ".join(f"{name}: {n} rounds" for name, n in n_done.items()))
     print(f"{n_failed} rounds failed")
     return int(n_failed > 0)
 
