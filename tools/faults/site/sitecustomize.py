@@ -1,6 +1,7 @@
 """Found on PYTHONPATH by the program that a fault is for: make its Python slow in the way that SLOW_PYTHON names.
 
-The fault's own name in the environment is all that it reads. Tools that watch the program are left alone.
+Of the environment it reads the fault's own name, and SLOW_PYTHON_S: how much longer a call of a slow tokenizer takes.
+Tools that watch the program are left alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-_SLOW_S = 0.1
+_SLOW_S = float(os.environ.get("SLOW_PYTHON_S", "0.1"))
 _LIVE_OBJECTS = 200_000
 _HOLD_S = 0.1
 _WATCHERS = ("slmtrace", "py-spy", "python3 -m slmtrace")
