@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .engines.floors import find_floors
+from .engines.floors import find_floors, read_floors
 from .engines.hf import NEW_TOKENS, EngineRun, prepare_run
 from .engines.models import Model, find_model
 from .engines.vllm import VllmChoices, prepare_vllm_run
@@ -22,6 +22,7 @@ from .errors import UsageError
 from .probes.base import RecordOptions
 from .probes.registry import DEEP_PROBES, DEFAULT_PROBES, PROBES_IF_PRESENT, in_order
 from .recorder import Outcome, Recording, record
+from .recording.deadline import ended_at
 from .recording.ending import Until
 from .recording.progress import Progress
 
@@ -57,7 +58,7 @@ class RunRequest:
     cache: str = ""  # cold, warm; '': as it is
     interpreter: str = ""  # hf: the Python that runs the model; '': ours
     environ: Mapping[str, str] = field(default_factory=dict)  # set for the target alone
-    limit_s: float = math.inf  # the program is ended then, and what it did by then is recorded
+    deadline_s: float = math.inf  # CLOCK_MONOTONIC: the program is ended then; what it did by then is recorded
 
     def prepare(self, model: Model, scratch: Path, progress: Progress) -> EngineRun:
         """Return the command to record."""
@@ -95,13 +96,17 @@ def record_run(
     """Record a built-in run to `output`, and return how it ended and its answers.
 
     Raises:
+        OutOfTime: its deadline came before the program could be started.
         SlmtraceError: the model or the engine is not there, or what is asked cannot be.
     """
     model = find_model(request.model_name, progress.say)
     if request.cache == "cold" and not model.weight_files:
         raise UsageError("--cold needs weight files", hint="name a model directory")
     with tempfile.TemporaryDirectory(prefix="slmtrace-") as scratch:
-        run = request.prepare(model, Path(scratch), progress)
+        with ended_at(request.deadline_s):
+            run = request.prepare(model, Path(scratch), progress)
+        # A run with a deadline has no time to measure the node.
+        floors = find_floors(model, progress.say) if math.isinf(request.deadline_s) else read_floors(model)
         recording = Recording(
             command=run.command,
             probes=probes.probes,
@@ -113,9 +118,9 @@ def record_run(
             model=model.name,
             weight_files=model.weight_files,
             cache=request.cache,
-            until=Until(duration_s=request.limit_s),
+            until=Until(deadline_s=request.deadline_s),
             environ={**run.environ, **request.environ},
-            floors=find_floors(model, progress.say),
+            floors=floors,
         )
         return record(recording, output, progress, meanwhile), _read_answers(run.results)
 

@@ -148,8 +148,9 @@ class _Session:
         self._probes.start(self._capture, recording.options)
         if recording.cache:
             self._progress.say(f"making the weight files {recording.cache}")
-            prepare = make_cold if recording.cache == "cold" else make_warm
-            manifest["cache"] = prepare(recording.weight_files)
+            files = recording.weight_files
+            is_cold = recording.cache == "cold"
+            manifest["cache"] = make_cold(files) if is_cold else make_warm(files, recording.until.deadline_s)
         note_state(manifest, "before", recording.weight_files, self._gate.pid)
         self._probes.enroll(self._gate.pid)
         environ = self._probes.environ({**os.environ, **recording.environ})

@@ -27,6 +27,15 @@ from .show import say
     type=click.Path(exists=True, path_type=Path),
     help="Compare with this certificate of a good node.",
 )
+@click.option(
+    "--limit",
+    "limit_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=10),
+    default=60,
+    show_default=True,
+    help="End what has not ended by then; a large model needs more.",
+)
 @options.probes
 @click.option(
     "-o",
@@ -36,7 +45,7 @@ from .show import say
     help="Write certificate.json and certificate.html here.",
 )
 @click.option("--json", "is_json", is_flag=True, help="Print the certificate itself, for fleet collect.")
-def command(is_json: bool, output: Path | None, baseline: Path | None, **arguments: Any) -> int:
+def command(is_json: bool, output: Path | None, baseline: Path | None, limit_s: float, **arguments: Any) -> int:
     """Load a small model cold and warm, ask it, and hold what was measured against physics and a baseline.
 
     The exit code is 0 for pass and warn, and 5 for fail: a Slurm prolog or an init container can act on it.
@@ -49,7 +58,7 @@ def command(is_json: bool, output: Path | None, baseline: Path | None, **argumen
     request = RunRequest(engine=arguments["engine"], model_name=arguments["model_name"])
     progress = Progress()
     try:
-        made = certificate.certify(request, probes, progress, before, say)
+        made = certificate.certify(request, probes, progress, before, say, limit_s)
     finally:
         progress.clear()
     if output is not None:

@@ -1,11 +1,12 @@
 """Measure what this node can do at best: disk, memory, arithmetic, tokenizer, and the link to a GPU.
 
-`python -m slmtrace.engines.floors MODEL` prints the numbers as JSON. It takes about three seconds, in a process of its
-own, and never inside a recording; `find_floors` keeps the answer for the node, the model and its device.
+`python -m slmtrace.engines.floors MODEL` prints the numbers, each as a line of JSON. It takes about three seconds, in a
+process of its own, and never inside a recording; `find_floors` keeps the answer for the node, the model and its device.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import mmap
 import os
@@ -33,6 +34,8 @@ _READ_BYTES, _N_READERS = 4 << 20, 4
 _COPY_BYTES = 64 << 20
 _MATRIX, _GPU_MATRIX = 1024, 8192
 _SPEND_S = 0.3
+# A slow device is known by then.
+_READING_S = 3.0
 
 Say = Callable[[str], None]
 
@@ -46,22 +49,36 @@ def find_floors(model: Model, say: Say = lambda text: None) -> dict[str, float]:
     return read_floors(model) or measure_floors(model, say)
 
 
-def measure_floors(model: Model, say: Say = lambda text: None) -> dict[str, float]:
-    """Return the node's floors as they are now, and keep the best of them and of what was kept before. Never raises.
+def measure_floors(model: Model, say: Say = lambda text: None, limit_s: float = _LIMIT_S) -> dict[str, float]:
+    """Return the node's floors as they are now, as far as the time allows. Never raises.
 
-    What slows a node down for a while, such as a neighbour or a limit, must not count as its best from then on.
+    If there was time for all, the best of them and of what was kept before is kept: what slows a node down for a while,
+    such as a neighbour or a limit, must not count as its best from then on.
     """
     say("measuring what the node can do")
+    floors, is_whole = _measure_aside(model, limit_s)
+    if is_whole:
+        known = read_floors(model)
+        with suppress(OSError):
+            _remember(model, {name: max(rate, known.get(name, 0.0)) for name, rate in {**known, **floors}.items()})
+    return floors
+
+
+def _measure_aside(model: Model, limit_s: float) -> tuple[dict[str, float], bool]:
+    """Return what a process of its own measured, and whether it came to its end."""
     command = [sys.executable, "-m", __name__, str(model.path)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT_S, check=True)
-        floors = _numbers(json.loads(done.stdout))
-    except (OSError, subprocess.SubprocessError, ValueError):  # a run without floors is still a run
-        return {}
-    known = read_floors(model)
-    with suppress(OSError):
-        _remember(model, {name: max(rate, known.get(name, 0.0)) for name, rate in {**known, **floors}.items()})
-    return floors
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False)
+        printed, is_whole = done.stdout, not done.returncode
+    except subprocess.TimeoutExpired as late:
+        printed, is_whole = late.stdout or b"", False
+    except OSError:  # a run without floors is still a run
+        return {}, False
+    floors: dict[str, float] = {}
+    for line in printed.splitlines():
+        with suppress(ValueError):  # cut in the middle
+            floors |= _numbers(json.loads(line))
+    return floors, is_whole
 
 
 def read_floors(model: Model) -> dict[str, float]:
@@ -148,23 +165,21 @@ def measure_gpu() -> dict[str, float]:
 
 
 def main(model_path: str) -> None:
-    """Measure everything, and print it as one JSON object."""
+    """Measure everything, and print each number as a JSON object as soon as it is known."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     model = inspect_model(Path(model_path))
     measures: dict[str, Callable[[], float | None]] = {
         "disk_bytes_per_second": lambda: measure_disk(model.weight_files),
         "memory_bytes_per_second": measure_memory,
-        "cpu_flops_per_second": measure_cpu,
         "tokenizer_tokens_per_second": lambda: measure_tokenizer(model),
+        "cpu_flops_per_second": measure_cpu,
     }
-    floors: dict[str, float] = {}
     for name, measure in measures.items():
         with suppress(Exception):  # what cannot be measured here is left out
-            value = measure()
-            floors |= {name: value} if value else {}
+            if value := measure():
+                print(json.dumps({name: value}), flush=True)
     with suppress(Exception):
-        floors |= measure_gpu()
-    print(json.dumps(floors))
+        print(json.dumps(measure_gpu()), flush=True)
 
 
 def _best_s(work: Callable[[], object]) -> float:
@@ -209,17 +224,21 @@ def _read_evicted(path: Path) -> float | None:
 
 
 def _read_rate(path: Path, flags: int) -> float:
-    """Read whole blocks from several threads at once, as readahead and the loaders keep several in flight."""
+    """Read whole blocks from several threads at once, as readahead and the loaders keep several in flight.
+
+    A slow device is not read to the end.
+    """
     offsets = range(0, min(path.stat().st_size, _MAX_DISK_BYTES) // _READ_BYTES * _READ_BYTES, _READ_BYTES)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
 
     def read(first: int) -> int:
         # O_DIRECT wants aligned memory, which an anonymous mapping is.
         with mmap.mmap(-1, _READ_BYTES) as buffer:
-            return sum(os.preadv(descriptor, [buffer], offset) for offset in offsets[first::_N_READERS])
+            own = itertools.takewhile(lambda _: time.perf_counter() < start + _READING_S, offsets[first::_N_READERS])
+            return sum(os.preadv(descriptor, [buffer], offset) for offset in own)
 
+    start = time.perf_counter()
     try:
-        start = time.perf_counter()
         with ThreadPoolExecutor(_N_READERS) as pool:
             n_bytes = sum(pool.map(read, range(_N_READERS)))
         return n_bytes / (time.perf_counter() - start)

@@ -47,25 +47,30 @@ def main(model_path: str, prompts_path: str, n_new_tokens: str, results_path: st
     is_quiet = bool(os.environ.get("SLMTRACE_QUIET"))  # instrument/environment.py
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model = load(model_path)
-    results = []
-    for number, prompt in enumerate(json.loads(Path(prompts_path).read_text(encoding="utf-8"))):
-        sink = _TextSink(tokenizer)
-        start_s = time.monotonic()
-        inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-        output = model.generate(**inputs, max_new_tokens=int(n_new_tokens), do_sample=False, streamer=sink)
-        latency_s = time.monotonic() - start_s
-        n_prompt_tokens = inputs["input_ids"].shape[1]
-        n_new = output.shape[1] - n_prompt_tokens
-        took = {"start_s": start_s, "latency_s": latency_s}
-        results.append({**took, "n_new_tokens": n_new, "rss_bytes": _rss_bytes()})
-        if not is_quiet:
-            print(
-                f"request {number}: {n_prompt_tokens} prompt tokens, first text after "
-                f"{(sink.first_text_s - start_s) * 1e3:.1f} ms, {n_new} new tokens",
-                file=sys.stderr,
-                flush=True,
-            )
-    Path(results_path).write_text("".join(f"{json.dumps(line)}\n" for line in results), encoding="utf-8")
+    prompts = json.loads(Path(prompts_path).read_text(encoding="utf-8"))
+    # A line at a time: who is ended in the middle has said what was before.
+    with Path(results_path).open("w", encoding="utf-8", buffering=1) as results:
+        for number, prompt in enumerate(prompts):
+            result, said = answer(tokenizer, model, prompt, int(n_new_tokens))
+            results.write(f"{json.dumps(result)}\n")
+            if not is_quiet:
+                print(f"request {number}: {said}", file=sys.stderr, flush=True)
+
+
+def answer(tokenizer: Any, model: Any, prompt: str, n_new_tokens: int) -> tuple[dict[str, Any], str]:
+    """Answer a prompt, and return how that went, for programs and in words."""
+    sink = _TextSink(tokenizer)
+    start_s = time.monotonic()
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    output = model.generate(**inputs, max_new_tokens=n_new_tokens, do_sample=False, streamer=sink)
+    latency_s = time.monotonic() - start_s
+    n_prompt_tokens = inputs["input_ids"].shape[1]
+    n_new = output.shape[1] - n_prompt_tokens
+    said = (
+        f"{n_prompt_tokens} prompt tokens, first text after {(sink.first_text_s - start_s) * 1e3:.1f} ms, "
+        f"{n_new} new tokens"
+    )
+    return {"start_s": start_s, "latency_s": latency_s, "n_new_tokens": n_new, "rss_bytes": _rss_bytes()}, said
 
 
 def _rss_bytes() -> int:

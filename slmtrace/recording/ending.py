@@ -17,20 +17,22 @@ from .tail import Seen
 
 # Long enough for an engine to shut its workers down; what is still there then is killed.
 GRACE_S = 10.0
+# Of a target whose time is over; a clean end is not worth more of what is kept by ending it.
+_LATE_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """What ends a recording before the target ends: so many first tokens or answered requests (0: none), or seconds."""
+    """What ends a recording before the target ends: so many first tokens or answered requests (0: none), or a time."""
 
     n_first_tokens: int = 0
     n_requests: int = 0
-    duration_s: float = math.inf
+    deadline_s: float = math.inf  # CLOCK_MONOTONIC
 
-    def is_reached(self, seen: Seen, elapsed_s: float) -> bool:
+    def is_reached(self, seen: Seen, now_s: float) -> bool:
         """Say whether the target has done what was asked, or had its time."""
         return bool(
-            elapsed_s >= self.duration_s
+            now_s >= self.deadline_s
             or (self.n_first_tokens and seen.n_first_tokens >= self.n_first_tokens)
             or (self.n_requests and seen.n_ended >= self.n_requests)
         )
@@ -63,7 +65,6 @@ class Ending:
     def __init__(self, pid: int, until: Until) -> None:
         self._pid = pid
         self._until = until
-        self._begun_s = time.monotonic()
         self._kill_at_s = 0.0
 
     @property
@@ -80,9 +81,9 @@ class Ending:
         """Take the next step, if it is time for one."""
         now = time.monotonic()
         if not self.has_begun:
-            if self._until.is_reached(seen, now - self._begun_s):
+            if self._until.is_reached(seen, now):
                 os.kill(self._pid, signal.SIGTERM)
-                self._kill_at_s = now + GRACE_S
+                self._kill_at_s = now + (_LATE_GRACE_S if now >= self._until.deadline_s else GRACE_S)
         elif now >= self._kill_at_s:
             self._kill_at_s = now + GRACE_S
             _kill_tree(self._pid)

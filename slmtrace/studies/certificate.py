@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import resources
@@ -13,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..builtin import ProbeChoices, RunRequest
+from ..builtin import Answered, ProbeChoices, RunRequest
 from ..capture.json_file import read_json_object
 from ..capture.shape import Each, Whole, find_misfit
 from ..engines.floors import measure_floors
@@ -22,6 +23,8 @@ from ..errors import CaptureError
 from ..model.report import Report, WindowReport
 from ..model.taxonomy import Phase, WindowKind
 from ..output.summary import as_mapping, state_before
+from ..recording.deadline import OutOfTime
+from ..recording.facts import describe_host
 from ..recording.progress import Progress
 from .judge import SLOW, Check, judge, overall
 from .repeat import FIRST, LATER, LOAD, Run, own_ns, run_once, series_of
@@ -41,9 +44,14 @@ _SHAPE = Whole(
         "state": {},
     }
 )
-N_REQUESTS, N_NEW_TOKENS = 8, 16
-# A healthy node loads and answers in a tenth of it; for large weights what a slow disk needs is added.
-LIMIT_S, SLOW_BYTES_PER_SECOND = 60.0, 100e6
+LIMIT_S = 60.0
+N_REQUESTS, N_NEW_TOKENS = 8, 8
+# As many answers make a run whole: of a cold one the load counts, of a warm one what is steady.
+_ENOUGH = {"cold": 1, "warm": 4}
+# Shares of the limit by which the floors are measured, and the cold run is explained.
+_FLOORS_SHARE, _COLD_SHARE = 0.25, 0.6
+# For the end of a recording, and its analysis.
+_EXPLAIN_S = 6.0
 CONTEXT_LENGTHS = (2048, 4096, 8192, 16384, 32768)
 # memory.events of version 2, and what version 1 counts in their place.
 _LIMIT_EVENTS = ("high", "max", "failcnt")
@@ -74,22 +82,28 @@ def certify(
     progress: Progress,
     baseline: Certificate | None = None,
     say: Callable[[str], None] = lambda text: None,
+    limit_s: float = LIMIT_S,
 ) -> Certificate:
-    """Measure the floors anew, load cold, load warm, answer a few requests each time, and judge.
+    """Measure the floors anew, load cold, load warm, answer a few requests, and judge what there was time for.
 
     Raises:
         SlmtraceError: the model or the engine is not there, or a run failed.
     """
     start = time.monotonic()
+
+    def run(request: RunRequest, by_s: float) -> Run | None:
+        with suppress(OutOfTime):
+            return run_once(replace(request, deadline_s=by_s - _EXPLAIN_S), probes, progress, explained_by_s=by_s)
+        return None
+
     model = find_model(request.model_name, progress.say)
     say("step 1 of 3: what the disk, the memory and the CPUs can do")
-    floors = measure_floors(model, progress.say)
-    limit_s = LIMIT_S + _weights_bytes(model) / SLOW_BYTES_PER_SECOND
-    request = replace(request, n_requests=N_REQUESTS, n_new_tokens=N_NEW_TOKENS, limit_s=limit_s)
+    floors = measure_floors(model, progress.say, _FLOORS_SHARE * limit_s)
     say("step 2 of 3: a load with nothing of the model in memory")
-    cold = run_once(replace(request, cache="cold", n_requests=2), probes, progress)
+    cold = run(replace(request, cache="cold", n_requests=1, n_new_tokens=1), start + _COLD_SHARE * limit_s)
     say(f"step 3 of 3: a load from memory, and {N_REQUESTS} requests")
-    warm = run_once(replace(request, cache="warm"), probes, progress)
+    warm_request = replace(request, cache="warm", n_requests=N_REQUESTS, n_new_tokens=N_NEW_TOKENS)
+    warm = run(warm_request, start + limit_s)
     facts = describe(model, floors, cold, warm)
     checks = judge(facts, baseline.data if baseline else None)
     return Certificate(
@@ -97,6 +111,7 @@ def certify(
             "schema": SCHEMA,
             "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "took_s": round(time.monotonic() - start, 3),
+            "limit_s": limit_s,
             "verdict": overall(checks),
             "checks": [one.to_json() for one in checks],
             **facts,
@@ -104,12 +119,13 @@ def certify(
     )
 
 
-def describe(model: Model, floors: Mapping[str, float], cold: Run, warm: Run) -> dict[str, Any]:
-    """Return what was measured: the part of a certificate that is judged."""
-    report = warm.report
-    later = [one for one in report.windows if one.kind is WindowKind.TTFT][1:]
-    windows = {f"cold {LOAD}": series_of(cold.report).get(LOAD)}
-    windows |= {(f"warm {LOAD}" if name == LOAD else name): one for name, one in series_of(report).items()}
+def describe(model: Model, floors: Mapping[str, float], cold: Run | None, warm: Run | None) -> dict[str, Any]:
+    """Return what was measured: the part of a certificate that is judged. None: there was no time for that run."""
+    runs = {name: run for name, run in (("cold", cold), ("warm", warm)) if run is not None}
+    report = next((run.report for run in (warm, cold) if run is not None), _nothing(model))
+    later = [one for one in report.windows if one.kind is WindowKind.TTFT][1:] if warm is not None else []
+    windows = {f"{name} {LOAD}": series_of(run.report).get(LOAD) for name, run in runs.items()}
+    windows |= {name: one for name, one in series_of(report).items() if name != LOAD and warm is not None}
     if len(later) > 2:
         # Whatever else runs on a node disturbs one request now and then: the slowest of all says nothing.
         windows[SLOW] = sorted(later, key=own_ns)[3 * len(later) // 4]
@@ -118,9 +134,10 @@ def describe(model: Model, floors: Mapping[str, float], cold: Run, warm: Run) ->
         "engine": {key: str(report.capture.get(key) or "") for key in ("engine", "engine_version", "model", "tier")},
         "model_bytes": _weights_bytes(model),
         "floors": dict(floors),
-        "measures": _measures(windows, warm),
+        "measures": _measures(windows, report, warm.answers if warm is not None else []),
         "windows": {name: _window(window) for name, window in windows.items() if window is not None},
-        "unfinished": [name for name, run in (("cold", cold), ("warm", warm)) if not run.answers],
+        "unfinished": [name for name, run in runs.items() if len(run.answers) < _ENOUGH[name]],
+        "not_done": [name for name in _ENOUGH if name not in runs],
         "missing_sources": [one.name for one in report.sources if one.status == "unavailable"],
         "state": {topic: dict(found) if isinstance(found, Mapping) else found for topic, found in _state(report)},
         "kv_cache": kv_cache_table(model, report),
@@ -181,11 +198,19 @@ def kv_cache_table(model: Model, report: Report) -> list[dict[str, int]]:
     ]
 
 
+def _nothing(model: Model) -> Report:
+    """Return the report of a node where no run could be explained."""
+    capture = {"host": describe_host(), "engine": "hf", "model": model.name}
+    return Report(capture=capture, sources=[], state={}, windows=[], overhead={}, ledger=[], clock={}, quality=[])
+
+
 def _weights_bytes(model: Model) -> int:
     return sum(path.stat().st_size for path in model.weight_files)
 
 
-def _measures(windows: Mapping[str, WindowReport | None], warm: Run) -> dict[str, float]:
+def _measures(
+    windows: Mapping[str, WindowReport | None], report: Report, all_answers: Sequence[Answered]
+) -> dict[str, float]:
     names = {
         "cold_load_real_s": f"cold {LOAD}",
         "warm_load_real_s": f"warm {LOAD}",
@@ -197,8 +222,8 @@ def _measures(windows: Mapping[str, WindowReport | None], warm: Run) -> dict[str
     steady, slow = windows.get(LATER), windows.get(SLOW)
     if steady is not None and slow is not None:
         found["ttft_spread"] = own_ns(slow) / own_ns(steady)
-    found |= _memory_limit_reached(warm.report)
-    answers = warm.answers[1:]
+    found |= _memory_limit_reached(report)
+    answers = all_answers[1:]
     if answers:
         found["gen_latency_s"] = float(median(one.latency_s for one in answers))
         found["tokens_per_second"] = sum(one.n_new_tokens for one in answers) / sum(one.latency_s for one in answers)

@@ -29,6 +29,7 @@ _CONTENTION_WARN = 0.15
 # What the kernel sets where nobody else does.
 _READAHEAD_KB = 128
 _SECOND_NS = 1_000_000_000
+_TOO_SLOW = "the node is too slow for the pre-flight check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +76,18 @@ def overall(checks: list[Check]) -> str:
 
 
 def _judge_time(facts: Mapping[str, Any]) -> Iterator[Check]:
-    """Fail a node on which a run had to be ended, and name what it spent most time on in the last that it did."""
+    """Fail a node on which a run had to be ended or left out, and name what it spent most time on in what it did."""
+    for run in facts["not_done"]:
+        yield Check(f"time, {run} run", FAIL, f"not done: time; {_TOO_SLOW}")
     for run in facts["unfinished"]:
         labels = ("later ttft", "warm load") if run == "warm" else ("cold load",)
         known = (window for label in labels if (window := facts["windows"].get(label)))
         window = next(known, {"phases": {}, "causes": {}})
         phase = max(window["phases"], key=lambda one: window["phases"][one], default="")
-        reason = f"the {run} run had not ended after a minute or more, and was ended"
-        yield Check("time", FAIL, reason, phase, _largest_cause(window, phase))
-    if not facts["unfinished"]:
-        yield Check("time", PASS, "both runs ended by themselves")
+        reason = f"ended before it was done: time; {_TOO_SLOW}"
+        yield Check(f"time, {run} run", FAIL, reason, phase, _largest_cause(window, phase))
+    if not facts["unfinished"] and not facts["not_done"]:
+        yield Check("time", PASS, "both runs answered enough requests in time")
 
 
 def _judge_floors(floors: Mapping[str, float]) -> Iterator[Check]:
@@ -100,6 +103,8 @@ def _judge_floors(floors: Mapping[str, float]) -> Iterator[Check]:
                 format_rate(int(one), _SECOND_NS) for one in (floors[name], fail if status == FAIL else warn)
             )
             yield Check(f"floor {name.partition('_bytes')[0]}", status, f"{words} {shown} (limit {limit})", phase)
+    if "memory_bytes_per_second" not in floors:  # every node has one
+        yield Check("floor memory", WARN, "not done: time", "allocator")
 
 
 def _judge_cold_storage(facts: Mapping[str, Any]) -> Iterator[Check]:

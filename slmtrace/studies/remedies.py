@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _REMEDIES = {
-    "time": "slmtrace run says where the time goes",
+    "time": "slmtrace run says where the time goes; a large model needs a longer --limit",
     "floor disk": "look for who else uses it (iostat -x 1) and for a limit of the volume, or take a faster disk",
     "floor memory": "look for who else uses the memory, and whether it is on the CPU's own NUMA node (numastat)",
     "floor h2d": "look at the PCIe generation and width: nvidia-smi -q",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from ..model.taxonomy import Cause
 from ..model.trace import Trace
 from ..output.json_ import render_json
 from ..output.summary import shown_windows
+from ..recording.deadline import ended_at
 from ..recording.progress import Progress
 
 LOAD, FIRST, LATER = "load", "first ttft", "later ttft"
@@ -27,15 +29,22 @@ class Run:
     """A recording explained, and what the program itself said of its answers."""
 
     report: Report
-    answers: Sequence[Answered]  # empty: its time was over before it had answered all
+    answers: Sequence[Answered]  # fewer than requests: its time was over before it had answered all
     gpu_memory_bytes: int = 0  # the most that was used of the first GPU; 0: there is none
 
 
-def run_once(request: RunRequest, probes: ProbeChoices, progress: Progress, save: Path | None = None) -> Run:
-    """Record and explain one run in a scratch directory; `save` keeps its breakdown.
+def run_once(
+    request: RunRequest,
+    probes: ProbeChoices,
+    progress: Progress,
+    save: Path | None = None,
+    explained_by_s: float = math.inf,
+) -> Run:
+    """Record and explain one run in a scratch directory, by a time (CLOCK_MONOTONIC); `save` keeps its breakdown.
 
     Raises:
         LaunchError: it was interrupted.
+        OutOfTime: it was not explained, or not even begun, in time.
         SlmtraceError: the run failed, or could not be.
     """
     request = replace(request, environ={**request.environ, QUIET: "1"})
@@ -49,7 +58,8 @@ def run_once(request: RunRequest, probes: ProbeChoices, progress: Progress, save
                 hint=f"slmtrace run --engine {request.engine} --model {request.model_name} shows what is wrong",
             )
         progress.say("analysing")
-        trace, report = analyze(outcome.capture)
+        with ended_at(explained_by_s):
+            trace, report = analyze(outcome.capture)
         progress.clear()
     if save is not None:
         save.parent.mkdir(parents=True, exist_ok=True)

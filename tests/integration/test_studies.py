@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -36,6 +37,19 @@ def test_a_certificate_holds_what_it_says_and_its_exit_code_is_its_verdict(tmp_p
     for window in data["windows"].values():
         assert sum(window["phases"].values()) == sum(window["causes"].values()) == window["total_ns"]
     assert (tmp_path / "node" / "certificate.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("limit_s", [10, 13])
+def test_a_certificate_keeps_its_limit_and_says_what_there_was_no_time_for(tmp_path: Path, limit_s: int) -> None:
+    start = time.monotonic()
+    done = slmtrace("certify", "--probes", "ranges,proc", "--limit", str(limit_s), "-o", tmp_path / "node")
+    took_s = time.monotonic() - start
+
+    data = json.loads((tmp_path / "node" / "certificate.json").read_text())
+    jsonschema.validate(data, read_certificate_schema())
+    assert done.returncode == 5, done.stderr
+    assert {"time, cold run", "time, warm run"} & {one["name"] for one in data["checks"] if one["status"] == "fail"}
+    assert took_s < limit_s + 3  # the imports, and the end of a recording
 
 
 def test_a_sweep_writes_its_table_and_records_nothing_twice(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from slmtrace.builtin import Answered
 from slmtrace.engines.models import Model
 from slmtrace.errors import CaptureError
 from slmtrace.model.taxonomy import Cause, Phase, Stage, WindowKind
@@ -60,6 +61,7 @@ def healthy_facts() -> dict[str, Any]:
             "later ttft": window(50, compute__cpu_kernel=40),
         },
         "unfinished": [],
+        "not_done": [],
         "missing_sources": [],
         "state": {
             "memory": {"available_bytes": 32 << 30},
@@ -73,7 +75,13 @@ def healthy_facts() -> dict[str, Any]:
 
 def make_certificate(facts: dict[str, Any]) -> Certificate:
     checks = judge(facts)
-    head = {"schema": SCHEMA, "created": "2026-01-02T03:04:05Z", "took_s": 31.0, "verdict": overall(checks)}
+    head = {
+        "schema": SCHEMA,
+        "created": "2026-01-02T03:04:05Z",
+        "took_s": 31.0,
+        "limit_s": 60.0,
+        "verdict": overall(checks),
+    }
     return Certificate({**head, "checks": [one.to_json() for one in checks], **facts})
 
 
@@ -125,7 +133,8 @@ def test_a_healthy_node_passes_every_check() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "name"),
     [
-        ("unfinished", ["warm"], "time"),
+        ("unfinished", ["warm"], "time, warm run"),
+        ("not_done", ["warm"], "time, warm run"),
         ("floors/disk_bytes_per_second", 20e6, "floor disk"),
         ("state/storage", limited(60_000_000), "cgroup reads"),
         ("state/storage", limited(None, 100), "cgroup reads"),
@@ -160,6 +169,7 @@ def test_each_fault_fails_its_own_check_alone(path: str, value: Any, name: str) 
         ("state/storage", limited(150_000_000), "cgroup reads"),
         ("state/storage", limited(2_100_000_000), "cgroup reads"),  # all that was measured
         ("missing_sources", ["ebpf"], "evidence"),
+        ("floors", {"disk_bytes_per_second": 2e9}, "floor memory"),
     ],
 )
 def test_a_doubtful_setting_warns_and_does_not_fail(path: str, value: Any, name: str) -> None:
@@ -228,7 +238,20 @@ def test_a_run_that_was_ended_names_what_it_was_at(run: str, label: str, expecte
 
     (failed,) = [one for one in judge(facts) if one.status == "fail"]
 
-    assert (failed.name, failed.phase) == ("time", expected)
+    assert (failed.name, failed.phase) == (f"time, {run} run", expected)
+
+
+def test_answers_that_are_enough_make_a_run_whole_and_a_run_without_time_leaves_the_rest() -> None:
+    def unfinished(n_answers: int) -> Any:
+        warm = Run(make_report([]), [Answered(0.0, 1.0, 8, 0)] * n_answers)
+        return describe(Model("tiny", Path(), (), {}), {}, None, warm)
+
+    few, enough, nothing = unfinished(3), unfinished(4), describe(Model("tiny", Path(), (), {}), {}, None, None)
+
+    assert (few["unfinished"], few["not_done"]) == (["warm"], ["cold"])
+    assert enough["unfinished"] == []
+    assert (nothing["not_done"], nothing["windows"]) == (["cold", "warm"], {})
+    jsonschema.validate(json.loads(render_certificate_json(make_certificate(nothing))), read_certificate_schema())
 
 
 def test_a_limit_on_reads_far_above_what_the_device_gives_passes() -> None:

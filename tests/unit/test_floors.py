@@ -75,6 +75,38 @@ def test_a_measurement_that_fails_costs_no_run(model: Model, monkeypatch: pytest
     assert floors.find_floors(model) == {}
 
 
+def test_what_was_measured_when_the_time_was_over_counts_now_and_is_not_kept(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: list[str], timeout: float, **_: Any) -> subprocess.CompletedProcess[bytes]:
+        raise subprocess.TimeoutExpired(command, timeout, output=b'{"disk_bytes_per_second": 2e9}\n{"memory')
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+    assert floors.measure_floors(model, limit_s=1.0) == {"disk_bytes_per_second": 2e9}
+    assert floors.read_floors(model) == {}
+
+
+def test_a_slow_device_is_not_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(64 << 20))
+    blocks: list[int] = []
+
+    def read_slowly(_descriptor: int, buffers: list[Any], _offset: int) -> int:
+        blocks.append(len(buffers[0]))
+        clock[0] += 1.0
+        return blocks[-1]
+
+    clock = [0.0]
+    monkeypatch.setattr(floors.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(floors.os, "preadv", read_slowly)
+
+    rate = floors.measure_disk((weights,))
+
+    assert len(blocks) <= 6  # of 16: 3 s, and what each of four readers had begun
+    assert rate == sum(blocks) / len(blocks)
+
+
 def test_a_damaged_cache_is_measured_over(model: Model, measured: list[Any], tmp_path: Path) -> None:
     path = tmp_path / "cache" / "slmtrace" / "floors.json"
     path.parent.mkdir(parents=True)

@@ -67,15 +67,15 @@ def test_until_is_reached_by_first_tokens_or_by_ended_requests() -> None:
 
 
 def test_until_is_reached_when_the_time_is_over() -> None:
-    assert not Until(duration_s=10.0).is_reached(Seen(), 9.9)
-    assert Until(duration_s=10.0).is_reached(Seen(), 10.0)
+    assert not Until(deadline_s=10.0).is_reached(Seen(), 9.9)
+    assert Until(deadline_s=10.0).is_reached(Seen(), 10.0)
 
 
 def test_a_target_that_ended_too_early_is_told_how_far_it_came() -> None:
     assert Until(n_requests=3).shortfall(Seen(n_ended=1)) == "it had answered 1 of 3 requests"
     assert Until(n_first_tokens=1).shortfall(Seen(n_started=1)) == "it had delivered no first token"
     assert Until(n_requests=3).shortfall(Seen(n_ended=3)) == ""
-    assert Until(duration_s=1).shortfall(Seen()) == ""
+    assert Until(deadline_s=1).shortfall(Seen()) == ""
 
 
 def test_the_tail_follows_a_log_that_grows(tmp_path: Path) -> None:
@@ -212,3 +212,4 @@ def test_cold_files_have_no_page_in_memory_and_warm_ones_all(tmp_path: Path) -> 
 
     assert warm == {"mode": "warm", "n_files": 1, "size_bytes": 1 << 20, "resident_bytes": 1 << 20}
     assert make_cold([path]) == {"mode": "cold", "n_files": 1, "size_bytes": 1 << 20, "resident_bytes": 0}
+    assert make_warm([path], deadline_s=0.0)["resident_bytes"] == 0
