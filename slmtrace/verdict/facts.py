@@ -53,8 +53,8 @@ class WindowFacts:
     own_queue_ns: int = 0  # on path, runnable, while the CPU was held by one of more threads of the tree than CPUs
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made
-    compiled_ns: int = 0  # on path, importing modules whose source was read, for want of a compiled file
-    n_compiled: int = 0  # such modules
+    compiled_ns: int = 0  # on path, in imports that read their module's source, for want of a compiled file
+    n_compiled: int = 0  # such imports
 
 
 def gather(trace: Trace, windows: Sequence[WindowReport]) -> list[WindowFacts]:
@@ -209,18 +209,33 @@ def _n_tokens(trace: Trace, window: WindowReport) -> int:
 
 
 def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
-    """Return the path's time in modules whose source file the window read, and how many such modules there are."""
+    """Return the path's time in imports that read their own module's source, and how many such imports there are.
+
+    Others read sources too, much later and of modules that have a compiled file: torch's compiler hashes all its own.
+    """
     segments, events = window.segments, trace.events
     if segments is None:
         return 0, 0
+    mine = np.flatnonzero((segments.cause == Cause.IMPORT) & (segments.event != NO_EVENT))
+    imports: dict[tuple[int, str], list[int]] = {}
+    for row in np.unique(segments.event[mine]).tolist():
+        imports.setdefault((int(events.track[row]), trace.strings[int(events.name[row])]), []).append(row)
     is_read = (events.kind == EventKind.SYSCALL) | ((events.kind == EventKind.FOLD) & (events.flags == FoldClass.READ))
     inside = is_read & (events.file > 0) & (events.end_ns > window.start_ns) & (events.start_ns < window.end_ns)
-    sources = [path for row in np.unique(events.file[inside]).tolist() if (path := trace.strings[row]).endswith(".py")]
-    candidates = {name for path in sources for name in _module_names(path)}
-    mine = np.flatnonzero((segments.cause == Cause.IMPORT) & (segments.event != NO_EVENT))
-    names = events.name[segments.event[mine]]
-    compiled = [name for name in np.unique(names).tolist() if trace.strings[name] in candidates]
-    return int(segments.dur_ns[mine[np.isin(names, compiled)]].sum()), len(compiled)
+    modules = {
+        file: _module_names(path)
+        for file in np.unique(events.file[inside]).tolist()
+        if (path := trace.strings[file]).endswith(".py")
+    }
+    reads = np.flatnonzero(inside & np.isin(events.file, list(modules)))
+    compiled = {
+        row
+        for read in reads.tolist()
+        for name in modules[int(events.file[read])]
+        for row in imports.get((int(events.track[read]), name), ())
+        if events.start_ns[row] < events.end_ns[read] and events.start_ns[read] < events.end_ns[row]
+    }
+    return int(segments.dur_ns[mine[np.isin(segments.event[mine], list(compiled))]].sum()), len(compiled)
 
 
 def _module_names(path: str) -> list[str]:

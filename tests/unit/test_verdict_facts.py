@@ -118,11 +118,12 @@ def test_the_tokens_of_a_window_are_those_of_its_own_tokenizer_calls() -> None:
     assert facts[0].n_tokens == 128
 
 
-def test_a_module_whose_source_was_read_counts_as_compiled_and_its_neighbour_does_not() -> None:
+def test_an_import_that_read_its_source_counts_as_compiled_and_one_whose_source_was_read_later_does_not() -> None:
     builder = TraceBuilder()
     thread = builder.thread(1, 1)
     builder.event(EventKind.SYSCALL, thread, T0_NS + MS, MS, "read", file=SITE + "torch/nn/__init__.py")
     builder.event(EventKind.SYSCALL, thread, T0_NS + 50 * MS, MS, "read", file=SITE + "__pycache__/six.cpython-311.pyc")
+    builder.event(EventKind.SYSCALL, thread, T0_NS + 120 * MS, MS, "read", file=SITE + "six.py")
     builder.event(EventKind.IMPORT, thread, T0_NS, 40 * MS, "torch.nn")
     builder.event(EventKind.IMPORT, thread, T0_NS + 40 * MS, 60 * MS, "six")
     trace = builder.build()
@@ -130,6 +131,7 @@ def test_a_module_whose_source_was_read_counts_as_compiled_and_its_neighbour_doe
     pieces: list[Piece] = [
         (40 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["torch.nn"]),
         (60 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["six"]),
+        (40 * MS, Stage.COMPILE, Cause.TORCH_COMPILE, thread, NO_EVENT),
     ]
 
     facts = gather(trace, [window_of(*pieces)])[0]

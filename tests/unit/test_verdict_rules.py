@@ -241,6 +241,15 @@ def test_who_waits_for_something_outside_is_told_by_the_call_how_to_find_it(call
     assert told in finding.recommendation
 
 
+@pytest.mark.parametrize(("before", "told"), [(0, "volume"), (20, "start again")])
+def test_to_keep_caches_is_told_only_to_who_had_none(before: int, told: str) -> None:
+    scene = Scene(load(C.TORCH_COMPILE, 2000, S.COMPILE), state=caches(before, 40))
+
+    (finding,) = (one for one in scene.findings() if one.id == "compiled_anew")
+
+    assert told in finding.recommendation
+
+
 @pytest.mark.parametrize("rule", PAIRS)
 def test_the_evidence_of_a_finding_has_numbers_and_its_remedy_is_one_line(rule: str) -> None:
     finding = next(one for one in PAIRS[rule].faulty.findings() if one.id == rule)

@@ -28,12 +28,18 @@ def _compiles(case: Case) -> Claim | None:
     empty = [name for name in grown if not _n_files(caches, name)]
     what = f"the cache of {', '.join(empty)} was empty before" if empty else ""
     what = what or (f"the cache of {', '.join(grown)} grew" if grown else "no cache of compiled code served it")
+    remedy = (
+        "start again: what was compiled now should serve it; if not, the engine's log says why (vLLM: 'Compiling model "
+        "again')"
+        if grown and not empty
+        else "keep the caches on a volume that outlives the container: TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR, "
+        "VLLM_CACHE_ROOT"
+    )
     return Claim(
         took_ns,
         f"compiled for {format_ns(took_ns)}: {what}",
-        "keep the caches on a volume that outlives the container: TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR, "
-        "VLLM_CACHE_ROOT",
-        confidence="high" if grown else "medium",
+        remedy,
+        confidence="high" if empty else "medium",
     )
 
 
