@@ -21,7 +21,7 @@ from ..engines.floors import measure_floors
 from ..engines.models import Model, find_model
 from ..errors import CaptureError
 from ..model.report import Report, WindowReport
-from ..model.taxonomy import Phase, WindowKind
+from ..model.taxonomy import Phase, Stage, WindowKind
 from ..output.summary import as_mapping, state_before
 from ..recording.deadline import OutOfTime
 from ..recording.facts import describe_host
@@ -50,6 +50,8 @@ N_REQUESTS, N_NEW_TOKENS = 8, 8
 _ENOUGH = {"cold": 1, "warm": 4}
 # Shares of the limit by which the floors are measured, and the cold run is explained.
 _FLOORS_SHARE, _COLD_SHARE = 0.25, 0.6
+# Stages that read other files than the model's.
+_OTHER_READING = (Stage.PROCESS_START, Stage.IMPORT)
 # For the end of a recording, and its analysis.
 _EXPLAIN_S = 6.0
 CONTEXT_LENGTHS = (2048, 4096, 8192, 16384, 32768)
@@ -123,6 +125,7 @@ def describe(model: Model, floors: Mapping[str, float], cold: Run | None, warm: 
     """Return what was measured: the part of a certificate that is judged. None: there was no time for that run."""
     runs = {name: run for name, run in (("cold", cold), ("warm", warm)) if run is not None}
     report = next((run.report for run in (warm, cold) if run is not None), _nothing(model))
+    unfinished = [name for name, run in runs.items() if len(run.answers) < _ENOUGH[name]]
     later = [one for one in report.windows if one.kind is WindowKind.TTFT][1:] if warm is not None else []
     windows = {f"{name} {LOAD}": series_of(run.report).get(LOAD) for name, run in runs.items()}
     windows |= {name: one for name, one in series_of(report).items() if name != LOAD and warm is not None}
@@ -134,9 +137,12 @@ def describe(model: Model, floors: Mapping[str, float], cold: Run | None, warm: 
         "engine": {key: str(report.capture.get(key) or "") for key in ("engine", "engine_version", "model", "tier")},
         "model_bytes": _weights_bytes(model),
         "floors": dict(floors),
-        "measures": _measures(windows, report, warm.answers if warm is not None else []),
+        "measures": {
+            **_measures(windows, report, warm.answers if warm is not None else []),
+            **(_weights_read(cold.report) if cold is not None and "cold" not in unfinished else {}),
+        },
         "windows": {name: _window(window) for name, window in windows.items() if window is not None},
-        "unfinished": [name for name, run in runs.items() if len(run.answers) < _ENOUGH[name]],
+        "unfinished": unfinished,
         "not_done": [name for name in _ENOUGH if name not in runs],
         "missing_sources": [one.name for one in report.sources if one.status == "unavailable"],
         "state": {topic: dict(found) if isinstance(found, Mapping) else found for topic, found in _state(report)},
@@ -231,6 +237,13 @@ def _measures(
         steps = [b.rss_bytes - a.rss_bytes for a, b in itertools.pairwise(answers)]
         found["rss_drift_bytes_per_request"] = float(median(steps))
     return found
+
+
+def _weights_read(report: Report) -> dict[str, float]:
+    """Return how long storage held up a cold run outside imports; mapped weights come with the first request."""
+    stages = (one for window in report.windows for one in window.stages)
+    spent_ns = sum(one.phases.get(Phase.STORAGE, 0) for one in stages if one.stage not in _OTHER_READING)
+    return {"cold_weights_read_s": spent_ns / 1e9}
 
 
 def _memory_limit_reached(report: Report) -> dict[str, float]:

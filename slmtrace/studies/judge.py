@@ -63,6 +63,7 @@ def judge(facts: Mapping[str, Any], baseline: Mapping[str, Any] | None = None) -
         *_judge_measures(facts),
         *_judge_memory(facts),
         *_judge_state(facts["state"]),
+        _judge_readahead(facts),
         *_judge_read_limit(facts["state"], facts["floors"].get("disk_bytes_per_second", 0.0)),
         *_judge_evidence(facts["missing_sources"]),
         *(_judge_against(facts, baseline) if baseline is not None else ()),
@@ -189,14 +190,7 @@ def _judge_memory(facts: Mapping[str, Any]) -> Iterator[Check]:
 
 def _judge_state(state: Mapping[str, Any]) -> Iterator[Check]:
     thp, cgroup, cpu = (as_mapping(state.get(key)) for key in ("thp", "cgroup", "cpu"))
-    sizes_kb = [size_kb for one in _devices(state) if isinstance(size_kb := one.get("read_ahead_kb"), int)]
     rules: tuple[tuple[str, bool, str, str], ...] = (
-        (
-            "readahead",
-            min(sizes_kb, default=_READAHEAD_KB) < _READAHEAD_KB,
-            f"readahead {f'{min(sizes_kb)} KiB' if sizes_kb else 'not shown'} (limit {_READAHEAD_KB} KiB)",
-            "storage",
-        ),
         (
             "huge pages",
             thp.get("enabled") == "always" and thp.get("defrag") == "always",
@@ -213,6 +207,20 @@ def _judge_state(state: Mapping[str, Any]) -> Iterator[Check]:
     )
     for name, is_bad, reason, phase in rules:
         yield Check(name, WARN if is_bad else PASS, reason, phase)
+
+
+def _judge_readahead(facts: Mapping[str, Any]) -> Check:
+    """Warn of a readahead below the kernel's own, and fail where weights came much slower than the device delivers."""
+    sizes_kb = [one["read_ahead_kb"] for one in _devices(facts["state"]) if isinstance(one.get("read_ahead_kb"), int)]
+    reason = f"readahead {f'{min(sizes_kb)} KiB' if sizes_kb else 'not shown'} (limit {_READAHEAD_KB} KiB)"
+    if min(sizes_kb, default=_READAHEAD_KB) >= _READAHEAD_KB:
+        return Check("readahead", PASS, reason, "storage")
+    spent_s, rate = facts["measures"].get("cold_weights_read_s", 0.0), facts["floors"].get("disk_bytes_per_second")
+    floor_s = facts["model_bytes"] / rate if rate else spent_s
+    reason += f", weights were waited for {spent_s:.2f} s, {floor_s:.2f} s is what the device needs for them"
+    # A second is what else a machine may lose on the way.
+    is_slow = spent_s > max(3 * floor_s, floor_s + 1)
+    return Check("readahead", FAIL if is_slow else WARN, reason, "storage")
 
 
 def _judge_read_limit(state: Mapping[str, Any], measured: float) -> Iterator[Check]:

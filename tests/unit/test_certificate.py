@@ -217,6 +217,31 @@ def test_memory_that_is_short_fails_once_its_limit_was_met() -> None:
     assert (status(0.0), status(7.0)) == ("warn", "fail")
 
 
+def test_a_small_readahead_fails_once_weights_come_much_slower_than_the_device_delivers() -> None:
+    def status(read_s: float, read_ahead_kb: int = 4) -> str:
+        facts = healthy_facts()  # 1 GiB at 2 GB/s: 0.54 s
+        change(facts, "state/storage", [{"device": {"name": "sda", "read_ahead_kb": read_ahead_kb}}])
+        change(facts, "measures/cold_weights_read_s", read_s)
+        return next(one.status for one in judge(facts) if one.name == "readahead")
+
+    assert (status(0.6), status(1.5), status(1.7)) == ("warn", "warn", "fail")
+    assert status(1.7, read_ahead_kb=128) == "pass"
+
+
+def test_what_a_cold_run_waited_for_its_weights_counts_the_first_request_and_not_the_imports() -> None:
+    load = [(5 * MS, Stage.IMPORT, Cause.MAJOR_FAULT, 0, -1), (7 * MS, Stage.WEIGHTS, Cause.MAJOR_FAULT, 0, -1)]
+    first = [(9 * MS, Stage.PREFILL, Cause.READAHEAD_WAIT, 0, -1), (3 * MS, Stage.PREFILL, Cause.CPU_KERNEL, 0, -1)]
+    windows = [
+        make_window(WindowKind.LOAD, 0, make_segments(0, load)),
+        make_window(WindowKind.TTFT, 0, make_segments(10**9, first)),
+    ]
+    cold = Run(make_report(windows), [Answered(0.0, 1.0, 1, 0)])
+
+    measures = describe(Model("tiny", Path(), (), {}), {}, cold, None)["measures"]
+
+    assert measures["cold_weights_read_s"] == 0.016
+
+
 def test_a_busy_neighbour_does_not_hide_another_fault() -> None:
     facts = healthy_facts()
     change(facts, "windows/warm load/causes/scheduler.run_queue", 2_000_000_000)
