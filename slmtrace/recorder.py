@@ -20,7 +20,9 @@ from .errors import CaptureError, LaunchError
 from .launch import Exited, Gate, reap, resolve_program, wait_for_exit
 from .probes.base import ProbeResult, RecordOptions
 from .probes.group import ProbeGroup
+from .probes.malloc import LIBC
 from .recording.accounts import disk_counts_since, read_accounts, read_disk_counts
+from .recording.allocator import AllocatorWatch
 from .recording.clocks import ClockLog
 from .recording.ending import Ending, Until
 from .recording.manifest import books_of, first_manifest, note_state, sources_of, warnings_of
@@ -169,8 +171,10 @@ class _Session:
         pid = self._gate.pid
         tail = RangesTail(self._capture.raw)
         ending = Ending(pid, self._recording.until)
+        allocator = AllocatorWatch(pid)
         while not wait_for_exit(pid, POLL_S):
             self._probes.poll()
+            allocator.poll()
             if ending.is_wanted or self._progress.is_due():
                 seen = tail.look()
                 ending.consider(seen)
@@ -178,6 +182,8 @@ class _Session:
         end_ns = time.monotonic_ns()
         shortfall = self._recording.until.shortfall(tail.look()) if ending.is_wanted else ""
         self._manifest["accounts"] = {**read_accounts(pid), "disks": disk_counts_since(self._disks)}
+        if allocator.name != LIBC:
+            self._manifest["state"].setdefault("allocator", {}).setdefault("before", {})["name"] = allocator.name
         signals.target_pid = 0  # from here on the number may belong to somebody else
         exited = reap(pid)
         if shortfall and not ending.has_begun and not signals.received:

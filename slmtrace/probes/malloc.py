@@ -20,6 +20,7 @@ from .base import Availability, Probe, ProbeResult, RecordOptions
 
 SHIM_SOURCE = Path(__file__).with_name("malloc_shim.c")
 ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
+LIBC = "libc"  # the C library's own
 _USED_OFFSET = LOST_OFFSET + 8  # the shim's live count of rows given out
 _NOT_SEEN = "C++ operator new of an allocator that defines its own (jemalloc, tcmalloc) does not pass through malloc"
 
@@ -90,13 +91,13 @@ class MallocProbe(Probe):
 
 
 def find_allocator(environ: Mapping[str, str], mapped_files: Iterable[str] = ()) -> str:
-    """Name the allocator that a process uses, by what it preloads and what it has mapped; 'libc' when by neither."""
+    """Name the allocator that a process uses, by what it preloads and what it has mapped; LIBC when by neither."""
     preloaded = environ.get("LD_PRELOAD", "").replace(":", " ").split()
     for path in (*preloaded, *mapped_files):
         for allocator in ALLOCATORS:
             if Path(path).name.startswith(f"lib{allocator}"):
                 return allocator
-    return "libc"
+    return LIBC
 
 
 def build_shim() -> Path:

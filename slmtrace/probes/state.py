@@ -104,11 +104,17 @@ def read_allocator(pid: int | str) -> dict[str, Any]:
     """Return the allocator's name, and which settings of allocators, compilers and runtimes are set, by name."""
     tunables = [setting.partition("=")[0] for setting in os.environ.get("GLIBC_TUNABLES", "").split(":")]
     return {
-        "name": find_allocator(os.environ, _mapped_files(pid)),
+        "name": find_allocator(os.environ, mapped_files(pid)),
         "libc": " ".join(platform.libc_ver()).strip(),
         "glibc_tunables": sorted(filter(None, tunables)),
         "settings": sorted(name for name in os.environ if name.startswith(_SETTING_PREFIXES)),
     }
+
+
+def mapped_files(pid: int | str) -> set[str]:
+    """Return the paths of the files that a process has mapped; empty: it has none, or they cannot be read."""
+    lines = (procfs.read_text(procfs.PROC / str(pid) / "maps") or "").splitlines()
+    return {fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6 and fields[5].startswith("/")}
 
 
 def read_compile_caches() -> dict[str, dict[str, Any]]:
@@ -163,11 +169,6 @@ def _user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without an entry in passwd
         return str(os.getuid())
-
-
-def _mapped_files(pid: int | str) -> set[str]:
-    lines = (procfs.read_text(procfs.PROC / str(pid) / "maps") or "").splitlines()
-    return {fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6 and fields[5].startswith("/")}
 
 
 def _directory_size(path: Path) -> dict[str, Any]:

@@ -466,3 +466,19 @@ def test_a_recorder_that_is_killed_leaves_no_collector_behind(tmp_path: Path) ->
 
 def _children(pid: int) -> set[int]:
     return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def test_an_allocator_that_the_command_preloads_by_itself_is_in_the_state(tmp_path: Path) -> None:
+    # Whatever is mapped under this name: the allocator need not be installed.
+    library = tmp_path / "libjemalloc.so.2"
+    library.write_bytes(bytes(4096))
+    code = (
+        "import mmap, sys, time; file = open(sys.argv[1], 'rb'); "
+        "held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ); time.sleep(2)"
+    )
+
+    for output, argument in (("with", library), ("without", "/etc/passwd")):
+        assert run(tmp_path / output, "sh", "-c", '"$@"; true', "sh", PYTHON, "-c", code, argument).returncode == 0
+
+    state = [Capture(tmp_path / one).read_manifest()["state"]["allocator"] for one in ("with", "without")]
+    assert [one["before"]["name"] for one in state] == ["jemalloc", "libc"]
