@@ -190,7 +190,7 @@ class _Session:
             ended = f"the target ended with exit code {exited.exit_code} before --until was reached"
             self._troubles[f"{ended}: {shortfall}; what it printed may say why"] = None
         self._progress.say("finishing the capture")
-        return self._finish(exited, end_ns, ending, signals.received)
+        return self._finish(exited, end_ns, ending, signals)
 
     def close(self) -> None:
         """Stop what still runs; a capture whose target never ran says nothing, and is removed."""
@@ -199,15 +199,18 @@ class _Session:
         if not self._has_started:
             shutil.rmtree(self._capture.path, ignore_errors=True)
 
-    def _finish(self, exited: Exited, end_ns: int, ending: Ending, interrupted_by: int) -> Outcome:
+    def _finish(self, exited: Exited, end_ns: int, ending: Ending, signals: SignalRelay) -> Outcome:
         results = self._probes.stop()
         self._clock.snapshot()
         manifest = self._manifest
-        status = "aborted" if interrupted_by else "complete"
-        ended_by = "until" if ending.has_begun else signal.Signals(interrupted_by).name if interrupted_by else "target"
+        status = "aborted" if signals.received else "complete"
+        interrupted_by = signal.Signals(signals.received).name if signals.received else ""
+        ended_by = "until" if ending.has_begun else interrupted_by or "target"
         manifest["target"].update(
             end_ns=end_ns, exit_code=exited.exit_code, signal=exited.signal, usage=exited.usage, ended_by=ended_by
         )
+        if interrupted_by:
+            manifest["target"]["interrupted_ns"] = signals.received_ns
         note_state(manifest, "after", self._recording.weight_files, None)
         manifest.update(books_of(results, self._clock.books()), status=status)
         self._keep_manifest()

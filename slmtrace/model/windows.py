@@ -14,6 +14,7 @@ from .taxonomy import WindowKind
 from .trace import Trace, Window
 
 NEVER_READY = "the target never got ready"
+_SIGNAL_SPREAD_NS = 50_000_000
 SOCKET_NOTE = "from its first bytes read to its first body bytes written; stages are unknown"
 
 
@@ -32,6 +33,16 @@ def find_windows(trace: Trace) -> list[Window]:
     requests = _request_windows(trace)
     load = _load_window(trace, first_request_ns=requests[0].start_ns if requests else None)
     return ([load] if load else []) + requests
+
+
+def broken_off_ns(trace: Trace) -> int | None:
+    """Return when a target that failed was interrupted, or the first of its processes was killed; None: neither was."""
+    target = trace.manifest.get("target") or {}
+    killed = _marks(trace, lambda name: name.startswith(MARK_KILLED)) if target.get("exit_code") != 0 else []
+    interrupted_ns = target.get("interrupted_ns")
+    # The target may have the signal a little before us.
+    known = [interrupted_ns - _SIGNAL_SPREAD_NS] if isinstance(interrupted_ns, int) else []
+    return min([*known, *(mark.ts_ns for mark in killed[:1])], default=None)
 
 
 def marks(trace: Trace, name: str) -> list[Mark]:
@@ -105,8 +116,10 @@ def _load_window(trace: Trace, first_request_ns: int | None) -> Window | None:
 def _failure(trace: Trace) -> str:
     """Name the process of the target that was killed first, or crashed: others end because of it."""
     killed = _marks(trace, lambda name: name.startswith(MARK_KILLED))
+    target = trace.manifest.get("target") or {}
     if not killed:
-        return "ends with the target"
+        by = f", which {target.get('ended_by')} ended" if "interrupted_ns" in target else ""
+        return f"ends with the target{by}"
     process = trace.tracks[killed[0].track]
     return f"{process.name or 'a process'} ({process.pid}) was {killed[0].name}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -22,6 +23,7 @@ class SignalRelay:
     def __init__(self) -> None:
         self.target_pid = 0  # 0: there is none yet
         self.received = 0  # the first signal that asked for an end
+        self.received_ns = 0  # when (CLOCK_MONOTONIC)
         self._n_interrupts = 0
         self._previous: dict[int, Any] = {}
 
@@ -38,7 +40,8 @@ class SignalRelay:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = self.received or number
+        if not self.received:
+            self.received, self.received_ns = number, time.monotonic_ns()
         if number == signal.SIGINT:
             self._n_interrupts += 1
             if self._n_interrupts > 1:

@@ -53,7 +53,7 @@ class Case:
     _left: dict[tuple[Stage, Cause], int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._left = _by_stage_and_cause(self.window)
+        self._left = _by_stage_and_cause(self.window, self.facts.broken_off_ns)
 
     @property
     def total_ns(self) -> int:
@@ -139,12 +139,14 @@ class Case:
         return int(np.median(np.abs(ns - np.median(ns)))) if len(ns) >= _MIN_OTHERS else 0
 
 
-def _by_stage_and_cause(window: WindowReport) -> dict[tuple[Stage, Cause], int]:
+def _by_stage_and_cause(window: WindowReport, broken_off_ns: int | None) -> dict[tuple[Stage, Cause], int]:
+    """Sum up the segments; a wait that only the end of the program ended, and what came after, has no remedy."""
     sums: dict[tuple[Stage, Cause], int] = defaultdict(int)
     segments = window.segments
     if segments is not None:
+        is_own = segments.end_ns < (window.end_ns + 1 if broken_off_ns is None else broken_off_ns)
         keys = segments.stage.astype(np.int64) << 8 | segments.cause
         for key in np.unique(keys).tolist():
-            ns = int(segments.dur_ns[keys == key].sum())
+            ns = int(segments.dur_ns[is_own & (keys == key)].sum())
             sums[Stage(key >> 8), _CAUSE_BY_VALUE[key & 0xFF]] += ns
     return dict(sums)

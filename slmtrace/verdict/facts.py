@@ -17,6 +17,7 @@ from ..model.sched import Sched
 from ..model.segments import Segments
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import CounterSeries, Trace
+from ..model.windows import NEVER_READY, broken_off_ns
 
 # What waits for a block device.
 DEVICE_WAITS = (Cause.BLOCK_IO_WAIT, Cause.MAJOR_FAULT, Cause.READAHEAD_WAIT)
@@ -55,6 +56,7 @@ class WindowFacts:
     n_tokens: int = 0  # that the tokenizer made
     compiled_ns: int = 0  # on path, in imports that read their module's source, for want of a compiled file
     n_compiled: int = 0  # such imports
+    broken_off_ns: int | None = None  # the target was killed, or interrupted, and never got ready
 
 
 def gather(trace: Trace, windows: Sequence[WindowReport]) -> list[WindowFacts]:
@@ -74,6 +76,7 @@ def _facts(trace: Trace, window: WindowReport, fault_ns: int, cpus: Mapping[int,
         n_tokens=_n_tokens(trace, window),
         compiled_ns=compiled_ns,
         n_compiled=n_compiled,
+        broken_off_ns=broken_off_ns(trace) if window.note.startswith(NEVER_READY) else None,
     )
 
 

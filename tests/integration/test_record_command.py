@@ -482,3 +482,20 @@ def test_an_allocator_that_the_command_preloads_by_itself_is_in_the_state(tmp_pa
 
     state = [Capture(tmp_path / one).read_manifest()["state"]["allocator"] for one in ("with", "without")]
     assert [one["before"]["name"] for one in state] == ["jemalloc", "libc"]
+
+
+@pytest.mark.bpf
+def test_an_interrupted_sleep_is_no_finding_and_the_report_says_what_ended_it(tmp_path: Path) -> None:
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    recording = start(tmp_path / "capture", code, "--probes", "ranges,proc,ebpf")
+    assert recording.stdout is not None
+    recording.stdout.readline()
+    time.sleep(1.0)
+
+    recording.send_signal(signal.SIGINT)
+    recording.communicate(timeout=60)
+
+    (load,) = json.loads((tmp_path / "capture" / "breakdown.json").read_text())["windows"]
+    assert load["note"] == "the target never got ready: ends with the target, which SIGINT ended"
+    assert load["phases"]["unattributed"] + load["phases"]["scheduler"] > 500_000_000
+    assert load["findings"] == []

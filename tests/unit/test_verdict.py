@@ -55,6 +55,18 @@ def test_findings_are_ranked_by_what_they_cost() -> None:
     assert [finding.id for finding in both.findings()] == ["thp_compaction", "cold_weights"]
 
 
+def test_a_wait_that_only_the_end_of_the_program_ended_has_no_finding() -> None:
+    waiting = Scene({**LOAD, (Stage.WEIGHTS, Cause.EXTERNAL): 2000, (Stage.WEIGHTS, Cause.PYTHON): 1})
+    end_ns = waiting.window().end_ns
+
+    def ids(broken_off_ns: int) -> list[str]:
+        scene = replace(waiting, facts=WindowFacts(broken_off_ns=broken_off_ns))
+        return [finding.id for finding in scene.findings()]
+
+    assert ids(end_ns - 500 * MS) == []
+    assert ids(end_ns) == ["outside_wait"]
+
+
 def test_what_is_less_than_a_twentieth_of_the_window_is_no_finding() -> None:
     small = replace(COLD, times_ms={**LOAD, (Stage.WEIGHTS, Cause.MAJOR_FAULT): 200})
 

@@ -12,7 +12,7 @@ from slmtrace.model.strings import Strings
 from slmtrace.model.taxonomy import WindowKind
 from slmtrace.model.trace import Trace
 from slmtrace.model.tracks import Tracks
-from slmtrace.model.windows import find_windows
+from slmtrace.model.windows import broken_off_ns, find_windows
 
 TARGET = {"pid": 10, "start_ns": 100, "end_ns": 9_000}
 
@@ -82,6 +82,17 @@ def test_a_load_that_failed_names_the_process_that_was_killed_first() -> None:
     (load,) = find_windows(trace)
 
     assert load.note == "the target never got ready: EngineCore (10) was killed by SIGKILL"
+
+
+def test_what_broke_a_load_off_is_the_first_killing_or_the_interruption_and_of_a_success_nothing() -> None:
+    killed = ((10**9, "killed by SIGKILL", ""), (2 * 10**9, "killed by SIGABRT", ""))
+    interrupted = {**TARGET, "exit_code": 130, "interrupted_ns": 3 * 10**9, "ended_by": "SIGINT"}
+
+    assert broken_off_ns(trace_of(*killed, target=interrupted)) == 10**9
+    assert broken_off_ns(trace_of(target=interrupted)) == 3 * 10**9 - 50_000_000
+    assert broken_off_ns(trace_of(*killed, target={**TARGET, "exit_code": 0})) is None
+    (load,) = find_windows(trace_of(target=interrupted))
+    assert load.note == "the target never got ready: ends with the target, which SIGINT ended"
 
 
 def test_a_target_that_was_not_started_by_us_has_no_load_window() -> None:
