@@ -34,6 +34,7 @@ from pathlib import Path
 
 import psutil
 
+from slmtrace.capture.syscalls import syscall_names
 from slmtrace.output.json_ import check_conservation
 
 # About a second of work with threads, faults, reads, sleeps and a worker that it can do without; its last words and its
@@ -57,7 +58,7 @@ print('the end', flush=True)
 raise SystemExit(7)
 """
 EXIT_CODE, OUTPUT = 7, "the end\n"
-_BPF_CALL = {"x86_64": 321, "aarch64": 280}
+_BPF_CALL = next(number for number, name in syscall_names(platform.machine()).items() if name == "bpf")
 _PROG_GET_NEXT_ID = 11
 ROUND_LIMIT_S = 60
 SETTLE_S = 15
@@ -296,7 +297,7 @@ def _bpf_programs() -> set[int]:
     """Return the ids of all BPF programs that the kernel has loaded (bpf(2), BPF_PROG_GET_NEXT_ID)."""
     libc, found = ctypes.CDLL(None, use_errno=True), set()
     attributes = (ctypes.c_uint32 * 3)()
-    while libc.syscall(_BPF_CALL[platform.machine()], _PROG_GET_NEXT_ID, ctypes.byref(attributes), 12) == 0:
+    while libc.syscall(_BPF_CALL, _PROG_GET_NEXT_ID, ctypes.byref(attributes), 12) == 0:
         found.add(attributes[1])
         attributes[0] = attributes[1]
     return found

@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ...capture.syscalls import syscall_names
+
 RAW_TRACEPOINT, TRACEPOINT, PERF_EVENT, KPROBE = 17, 5, 7, 2  # enum bpf_prog_type; a uprobe's is KPROBE
 
-_X86_64 = {"bpf": 321, "perf_event_open": 298, "membarrier": 324}
-_NUMBERS = {"aarch64": {"bpf": 280, "perf_event_open": 241, "membarrier": 283}}.get(platform.machine(), _X86_64)
+_NUMBERS = {name: number for number, name in syscall_names(platform.machine()).items()}
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _PROG_LOAD = range(6)
 _RAW_TRACEPOINT_OPEN, _LOOKUP_AND_DELETE, _LINK_CREATE, _ENABLE_STATS = 17, 21, 28, 32
 _PERF_EVENT, _UPROBE_MULTI = 41, 48  # enum bpf_attach_type
