@@ -9,11 +9,19 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ...capture.layout import RING
 
 RECORD_BYTES = RING.record_bytes()
 _BUSY = 0x80
+
+
+class Drained(NamedTuple):
+    """What a drain found."""
+
+    n_bytes: int  # the ring held
+    is_empty: bool  # nothing was left behind
 
 
 class Ring:
@@ -30,20 +38,15 @@ class Ring:
         self._data = self._view[page:]
         self.peak_bytes = 0
 
-    @property
-    def filled_bytes(self) -> int:
-        """Return how much of it holds records."""
-        return int(self._positions[0] - self._consumer.value)
-
-    def drain(self, write: Callable[[memoryview], None]) -> bool:
-        """Pass all finished records to `write` in one piece and release them; say whether nothing was left behind.
+    def drain(self, write: Callable[[memoryview], None]) -> Drained:
+        """Pass all finished records to `write` in one piece, release them, and return what was there.
 
         A record is left behind while the kernel is still filling it or one before it.
         """
         consumed, produced = self._consumer.value, self._positions[0]
-        n_bytes = produced - consumed
+        n_bytes = int(produced - consumed)
         if not n_bytes:
-            return True
+            return Drained(0, True)
         self.peak_bytes = max(self.peak_bytes, n_bytes)
         start = consumed & (self._size_bytes - 1)
         # The top byte of a record's length says whether it is still being filled; ask before reading what it holds.
@@ -54,4 +57,4 @@ class Ring:
         if finished:
             write(self._data[start : start + finished * RECORD_BYTES])
             self._consumer.value = consumed + finished * RECORD_BYTES
-        return finished == len(states)
+        return Drained(n_bytes, finished == len(states))

@@ -171,8 +171,7 @@ class Session:
     def work(self) -> float:
         """Drain, name new files, and give a sign of life when it is due; return for how long, in s, to rest."""
         now_ns = time.monotonic_ns()
-        n_bytes = self._ring.filled_bytes
-        is_empty = self._ring.drain(self._log.append)
+        n_bytes, is_empty = self._ring.drain(self._log.append)
         self._timing.end_if_due(now_ns, self.programs.self_time)
         self._name_files()
         self._look_at_programs()
@@ -237,7 +236,7 @@ class Session:
         end_ns = time.monotonic_ns()
         self._threads.finish()
         self.programs.silence()
-        while not self._ring.drain(self._log.append):
+        while not self._ring.drain(self._log.append).is_empty:
             time.sleep(0.001)
         self._name_files()
         self._name_devices()
