@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +69,49 @@ def test_a_tokenizer_that_sleeps_is_named_in_every_request(tmp_path: Path) -> No
     assert all(one["slow_tokenizer"]["excess_ns"] >= 90_000_000 for one in found)
 
 
+# Of two runs one may meet another program, or a slower moment of the machine.
+ATTEMPTS = 3
+# A fault that can be cured, the finding that recommends the cure, and the window of a program that suffers from it.
+CURES = (
+    ("io_throttled", "io_throttled", "read"),
+    ("cpu_quota", "cpu_quota", "burn"),
+    ("no_compiled_python", "no_compiled_python", "load"),
+    ("tokenizer_sleeps", "slow_tokenizer", "ttft"),
+    ("collections", "garbage_collection", "ttft"),
+    ("lock_holder", "sleeping", "ttft"),
+)
+
+
+def suffer(directory: Path, fault: list[str], window: str) -> dict[str, Any]:
+    """Record the window of a program under a fault; of several requests the slowest."""
+    capture = Path(tempfile.mkdtemp(dir=directory)) / "capture"
+    commands = {
+        "read": ["record", "-o", str(capture), "--", sys.executable, "-c", READ, str(directory / "model.safetensors")],
+        "burn": ["record", "-o", str(capture), "--", sys.executable, "-c", BURN],
+    }
+    run = ["run", "--model", str(directory / "tiny"), "--requests", "2", "-o", str(capture)]
+    report = record(capture, [*fault, "--model", str(directory)], commands.get(window, run))
+    found: list[dict[str, Any]] = [one for one in report["windows"] if one["name"] == window or window in commands]
+    return max(found, key=lambda one: int(one["total_ns"]))
+
+
 @pytest.mark.root
 @pytest.mark.bpf
-def test_reads_that_a_limit_holds_back_are_named_and_lifting_it_saves_what_was_predicted(tmp_path: Path) -> None:
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(bytes(WEIGHTS_BYTES))
-    fault = ["io_throttled", "--model", str(tmp_path)]
-    windows = {}
-    for name, options in (("held", []), ("lifted", ["--cured"])):
-        command = ["record", "-o", str(tmp_path / name), "--", sys.executable, "-c", READ, str(weights)]
-        windows[name] = record(tmp_path / name, [*fault, *options], command)["windows"][0]
+@pytest.mark.hf
+@pytest.mark.parametrize(("fault", "finding", "window"), CURES)
+def test_doing_what_a_finding_recommends_saves_what_it_predicted(
+    tmp_path: Path, fault: str, finding: str, window: str
+) -> None:
+    make_model("tiny", tmp_path / "tiny")
+    (tmp_path / "model.safetensors").write_bytes(bytes(WEIGHTS_BYTES))
 
-    predicted_ns = findings(windows["held"])["io_throttled"]["predicted_gain_ns"]
-    # 128 MiB at 60 MB/s.
-    assert predicted_ns >= 1_500_000_000
-    assert "io_throttled" not in findings(windows["lifted"])
-    assert windows["held"]["total_ns"] - windows["lifted"]["total_ns"] >= 0.5 * predicted_ns
+    gains = []
+    for _ in range(ATTEMPTS):
+        held, cured = suffer(tmp_path, [fault], window), suffer(tmp_path, [fault, "--cured"], window)
+        assert finding not in findings(cured)
+        gain_ns = held["total_ns"] - cured["total_ns"]
+        gains.append(round(gain_ns / findings(held)[finding]["predicted_gain_ns"], 2))
+        if gains[-1] == pytest.approx(1, abs=0.2):
+            break
+    else:
+        pytest.fail(f"following {finding} saved {gains} times what it predicted")

@@ -107,6 +107,7 @@ FAULTS = (
         ("tokenize",),
         ("slow_tokenizer",),
         ("ttft",),
+        cure=_without("SLOW_PYTHON"),
     ),
     Fault(
         "tokenizer_sleeps",
@@ -115,6 +116,7 @@ FAULTS = (
         ("tokenize", "lock_wait"),
         ("slow_tokenizer",),
         ("ttft",),
+        cure=_without("SLOW_PYTHON"),
     ),
     Fault(
         "gil_hog",
@@ -123,6 +125,7 @@ FAULTS = (
         ("gil_wait",),
         ("gil_contention",),
         ("ttft",),
+        cure=_without("SLOW_PYTHON"),
     ),
     Fault(
         "collections",
@@ -131,6 +134,7 @@ FAULTS = (
         ("cpu_kernel",),
         ("garbage_collection",),
         ("ttft",),
+        cure=_without("SLOW_PYTHON"),
     ),
     Fault(
         "lock_holder",
@@ -139,6 +143,7 @@ FAULTS = (
         ("lock_wait",),
         ("lock_contention", "sleeping"),
         ("ttft",),
+        cure=_without("SLOW_PYTHON"),
     ),
     Fault(
         "malloc_delay",
