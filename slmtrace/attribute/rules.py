@@ -279,20 +279,33 @@ def classify(events: Events, strings: Strings) -> NDArray[np.uint8]:
     # An allocator call waits for nothing but its own locks; how a driver's call waits is its own affair.
     evidence[_inside(events, evidence == Evidence.FUTEX, kind == EventKind.MALLOC)] = Evidence.ARENA
     evidence[_inside(events, evidence == Evidence.SPIN, np.isin(kind, API_KINDS))] = Evidence.NONE
+    # The driver asks the kernel by ioctl: that is what its call does.
+    is_cuda = np.isin(kind, API_KINDS) & (evidence >= Evidence.CUDA_INIT)
+    rows, calls = _around(events, np.flatnonzero(evidence == Evidence.SYSCALL), np.flatnonzero(is_cuda))
+    evidence[rows[calls >= 0]] = evidence[calls[calls >= 0]]
     evidence[(kind == EventKind.SYSCALL) & (flags & SYSCALL_ON_GIL != 0)] = Evidence.GIL
     return evidence
 
 
 def _inside(events: Events, is_inner: NDArray[np.bool_], is_call: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Return the inner rows that end inside a call on the same thread; calls do not nest."""
-    inner, calls = np.flatnonzero(is_inner), np.flatnonzero(is_call)
-    found = [np.empty(0, np.intp)]
+    rows, calls = _around(events, np.flatnonzero(is_inner), np.flatnonzero(is_call))
+    return rows[calls >= 0]
+
+
+def _around(
+    events: Events, inner: NDArray[np.intp], calls: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the inner rows and, for each, the call that began last before its end, -1 if that call had ended."""
+    rows, found = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
     for track in np.intersect1d(events.track[inner], events.track[calls]).tolist():
         mine, theirs = inner[events.track[inner] == track], calls[events.track[calls] == track]
-        around = np.searchsorted(events.start_ns[theirs], events.end_ns[mine]) - 1
-        is_in = (around >= 0) & (events.end_ns[mine] <= events.end_ns[theirs[np.maximum(around, 0)]])
-        found.append(mine[is_in])
-    return np.concatenate(found)
+        at = np.searchsorted(events.start_ns[theirs], events.end_ns[mine]) - 1
+        around = theirs[np.maximum(at, 0)]
+        is_in = (at >= 0) & (events.end_ns[mine] <= events.end_ns[around])
+        rows.append(mine)
+        found.append(np.where(is_in, around, -1))
+    return np.concatenate(rows), np.concatenate(found)
 
 
 def _classify_by_name(events: Events, strings: Strings, kind: EventKind, evidence: NDArray[np.uint8]) -> None:

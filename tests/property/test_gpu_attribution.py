@@ -314,6 +314,22 @@ def test_a_process_that_only_calls_the_api_uses_a_gpu_too() -> None:
     assert by_cause(report) == Counter({Cause.LAUNCH: 700, Cause.GPU_KERNEL: 300})
 
 
+def test_a_system_call_of_the_driver_has_the_cause_of_the_cuda_call_around_it() -> None:
+    builder = TraceBuilder()
+    main = builder.thread(PID, PID)
+    builder.event(EventKind.RANGE, main, 0, 1000, "prefill", stage=Stage.PREFILL)
+    builder.event(EventKind.CUDA_API, main, 100, 300, "cuMemHostAlloc", detail=1)
+    builder.event(EventKind.SYSCALL, main, 150, 200, "ioctl")
+    builder.event(EventKind.CUDA_API, main, 450, 100, "cupti buffer flush")
+    builder.event(EventKind.SYSCALL, main, 460, 50, "ioctl")
+    builder.event(EventKind.SYSCALL, main, 600, 100, "ioctl")
+    builder.run(main, 0, 1000)
+
+    report = attribute(builder.build(), [Window(WindowKind.TTFT, 0, 0, 1000, main)])[0]
+
+    assert by_cause(report) == Counter({Cause.LAUNCH: 550, Cause.PIN_MEMORY: 300, Cause.OTHER_SYSCALL: 150})
+
+
 @pytest.mark.parametrize(("index", "preparation_ns"), [(0, 5 * MS), (1, 0)])
 def test_without_recorded_kernels_only_a_first_request_prepares_libraries(index: int, preparation_ns: int) -> None:
     builder = TraceBuilder()
