@@ -4,6 +4,7 @@ Usage: overhead.py MODEL [--workload hf|vllm] [--seconds N] [--requests N] [--va
 Each round runs the same program once a variant, each in a process of its own, in an order that turns with the rounds;
 rounds go on while they fit into the seconds. Printed, for each variant: the median of its TTFTs (the first third of
 each process's requests is left out), the median over the rounds of its ratio to `bare`, and the ratios themselves.
+The variants `cupti` are CUPTI alone, without slmtrace: the least that a recorder of kernels can cost.
 All processes are kept on the same two CPUs: without that, equal ones differ by a factor of two.
 """
 
@@ -21,6 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from slmtrace.instrument.cuda import find_cupti
+from slmtrace.probes import shims
+
 HERE = Path(__file__).resolve().parent
 # vLLM's cannot be recorded by torch.profiler: its work is in another process.
 WORKLOADS = {"hf": HERE / "hf_workload.py", "vllm": HERE / "vllm_workload.py"}
@@ -35,8 +39,15 @@ RECORDERS: dict[str, list[str] | None] = {
     "deep": ["--tier", "deep"],
     "profiler": None,
     "profiler-all": None,
+    "cupti": None,
+    "cupti-pinned": None,
+    "cupti-ahead": None,
 }
 PROFILERS = {"profiler": ["--profile", "cuda"], "profiler-all": ["--profile", "all"]}
+# CUPTI alone, without slmtrace, with the light tier's kinds for kernels and copies: the attributes that are set (see
+# cupti_control.c). Pinned: its buffers on the host; ahead: eight of them, and of its semaphore pools, from the start.
+CONTROLS = {"cupti": "", "cupti-pinned": "8=1", "cupti-ahead": "6=8,7=8"}
+CONTROL_KINDS = "17,52,12,10,1,22,2,51"
 _FIRST_TOKEN = re.compile(r"^request \d+: .*first token ([\d.]+) ms", re.MULTILINE)
 
 
@@ -102,12 +113,27 @@ def steady_ttfts(variant: str, workload: list[str], n_requests: int) -> list[flo
     capture = Path(tempfile.mkdtemp()) / "capture"
     if recorder is not None:
         command = [sys.executable, "-m", "slmtrace", "record", *recorder, "-o", str(capture), "--", *command]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=200, env={**os.environ, **control(variant)}
+    )
     shutil.rmtree(capture.parent)
     found = [float(text) for text in _FIRST_TOKEN.findall(done.stdout)]
     if done.returncode or len(found) != n_requests:
         raise SystemExit(f"{variant} failed ({done.returncode}):\n{done.stderr[-2000:]}")
     return found[n_requests // 3 :]
+
+
+def control(variant: str) -> dict[str, str]:
+    """Return the variables by which the driver loads the control of a variant that is one."""
+    if variant not in CONTROLS:
+        return {}
+    library = shims.build(HERE / "cupti_control.c", ["-O2", "-fPIC", "-shared"], "the control")
+    return {
+        "CUDA_INJECTION64_PATH": str(library),
+        "CUPTI_CONTROL_LIBRARY": find_cupti(sys.path),
+        "CUPTI_CONTROL_KINDS": CONTROL_KINDS,
+        "CUPTI_CONTROL_ATTRIBUTES": CONTROLS[variant],
+    }
 
 
 def summarise(variant: str, rounds: list[dict[str, list[float]]]) -> dict[str, object]:
