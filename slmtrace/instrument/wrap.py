@@ -107,7 +107,10 @@ def _wrap_call(function: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
 
 
 def leave_out_this_frame(error: BaseException) -> None:
-    """Take the frame of a wrapper, which has just caught `error`, out of the traceback that the target may print."""
+    """Take the frame of a wrapper, which has just caught `error`, out of the traceback that the target may print.
+
+    Python 3.10 raises again with the traceback that it caught, and keeps the frame.
+    """
     traceback = error.__traceback__
     if traceback is not None:
         error.__traceback__ = traceback.tb_next

@@ -25,7 +25,7 @@ def test_the_runtime_state_of_this_process_is_where_its_linker_says() -> None:
     runtime = find(os.getpid())[os.getpid()]
 
     assert runtime.address == address
-    assert 1 << 10 < runtime.size_bytes < 1 << 22
+    assert 1 << 9 < runtime.size_bytes < 1 << 22  # 672 bytes in Python 3.10
 
 
 def test_a_program_that_is_no_python_and_a_process_that_is_gone_have_none() -> None:
