@@ -165,13 +165,14 @@ def test_the_command_explains_and_writes_a_timeline(tmp_path: Path, capsys: pyte
     assert read_embedded_breakdown(timeline)["windows"][0]["total_ns"] == 1_000_000
 
 
-@pytest.mark.hf
 def test_a_thread_id_that_is_no_number_reaches_the_timeline_as_unknown(tmp_path: Path) -> None:
     path = write(tmp_path / "trace.json", [{**event("user_annotation", "generate", 0, 100), "pid": True, "tid": True}])
 
     assert main(["import", str(path), "-o", str(tmp_path / "trace.pftrace")]) == 0
 
 
+@pytest.mark.hf
+@pytest.mark.hf
 def test_a_real_profile_is_explained_to_the_nanosecond(tmp_path: Path) -> None:
     import torch
     from torch.profiler import ProfilerActivity, profile, record_function

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tools.faults.catalogue import FAULTS
 
-from .measure import Workload, blocks_of, explain_again, fault_names, measure_block, measure_clean
+from .measure import Workload, adopt_orphans, blocks_of, explain_again, fault_names, measure_block, measure_clean
 from .table import render_table
 
 
@@ -34,6 +34,7 @@ def main() -> int:
         text = render_table(lines)
         (args.output.write_text if args.output else sys.stdout.write)(text)
         return 0
+    adopt_orphans()
     workload = Workload(args.model, args.engine, args.requests, args.prompt_tokens, args.keep, args.cures)
     names = args.faults.split(",") if args.faults else [] if args.clean else fault_names(args.engine)
     until_s = time.monotonic() + args.minutes * 60

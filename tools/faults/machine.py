@@ -255,6 +255,7 @@ FAULTS = (
         ("memory_limit",),
         (*_READING, "ttft"),
         cure=_lift_limits,
+        needs_engine="hf",  # whose heap it is measured by
     ),
     Fault(
         "thp_compaction",

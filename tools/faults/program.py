@@ -135,6 +135,7 @@ FAULTS = (
         ("garbage_collection",),
         ("ttft",),
         cure=_without("SLOW_PYTHON"),
+        needs_engine="hf",
     ),
     Fault(
         "lock_holder",
@@ -144,6 +145,7 @@ FAULTS = (
         ("lock_contention", "sleeping"),
         ("ttft",),
         cure=_without("SLOW_PYTHON"),
+        needs_engine="hf",
     ),
     Fault(
         "malloc_delay",
@@ -179,6 +181,7 @@ FAULTS = (
         ("too_many_threads",),
         ("ttft",),
         cure=_without("SLOW_PYTHON"),
+        needs_engine="hf",
     ),
     Fault(
         "no_compiled_python",
