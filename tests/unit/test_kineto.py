@@ -172,7 +172,6 @@ def test_a_thread_id_that_is_no_number_reaches_the_timeline_as_unknown(tmp_path:
 
 
 @pytest.mark.hf
-@pytest.mark.hf
 def test_a_real_profile_is_explained_to_the_nanosecond(tmp_path: Path) -> None:
     import torch
     from torch.profiler import ProfilerActivity, profile, record_function
