@@ -251,6 +251,7 @@ _CUDA_PREFIXES: tuple[tuple[str, Evidence], ...] = (
 # holds for what others do for them too: the assembler and the C compiler that Triton starts.
 RANGE_CAUSES: dict[str, Cause] = {
     "triton compile": Cause.JIT_COMPILE,
+    "triton launcher build": Cause.JIT_COMPILE,
     "triton autotune": Cause.AUTOTUNE,
     "inductor autotune": Cause.AUTOTUNE,
 }

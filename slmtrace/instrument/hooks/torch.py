@@ -52,11 +52,21 @@ HOOKS = [
     # Asked for before every CUDA call, and brings the device up once.
     Hook("torch.cuda", "_lazy_init", stage="device_init", accounting=True, shortest_ns=200_000),
     _compile("torch._dynamo.convert_frame", "_compile", label="dynamo compile", accounting=True),
+    # Compiled ahead of its first call, as vLLM does: traced, saved, and loaded by the next start.
+    _compile("torch._dynamo.aot_compile", "aot_compile_fullgraph", label="dynamo aot compile", optional=True),
+    _compile(
+        "torch._dynamo.aot_compile",
+        "AOTCompiledFunction.save_compiled_function",
+        label="save compiled code",
+        optional=True,
+    ),
+    _compile("torch.compiler", "load_compiled_function", label="load compiled code", optional=True),
     _compile("torch._inductor.compile_fx", "compile_fx", label="inductor compile_fx"),
     _compile("torch._inductor.graph", "GraphLowering.codegen", label="inductor codegen"),
     _compile("torch._inductor.async_compile", "AsyncCompile.wait", label="inductor wait for compilers"),
     # Their causes are theirs by these labels (attribute/rules.py), in whatever stage they happen.
     Hook("triton.compiler.compiler", "compile", label="triton compile", begin=True),
+    Hook("triton.runtime.build", "_build", label="triton launcher build", optional=True),
     Hook("triton.runtime.autotuner", "Autotuner._bench", label="triton autotune"),
     Hook(
         "torch._inductor.runtime.triton_heuristics",
