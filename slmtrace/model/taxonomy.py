@@ -118,7 +118,9 @@ CAUSES: dict[Cause, CauseInfo] = {
     Cause.H2D_PAGEABLE: CauseInfo(_P.DMA, "host-to-device copies from pageable memory"),
     Cause.H2D_PINNED: CauseInfo(_P.DMA, "host-to-device copies from pinned memory"),
     Cause.D2H: CauseInfo(_P.DMA, "device-to-host copies"),
-    Cause.STAGING_COPY: CauseInfo(_P.DMA, "the driver copied pageable memory into its staging buffer"),
+    Cause.STAGING_COPY: CauseInfo(
+        _P.DMA, "the driver copied pageable memory into its staging buffer, or a copy whose record is missing"
+    ),
     Cause.PIN_MEMORY: CauseInfo(_P.DMA, "cuMemHostAlloc and cuMemHostRegister calls"),
     Cause.IOMMU_MAP: CauseInfo(_P.DMA, "the IOMMU was programmed"),
     Cause.CUDA_INIT: CauseInfo(_P.KERNEL_WARMUP, "the CUDA driver and context came up"),
