@@ -3,7 +3,8 @@
 A range costs what one record was measured to cost before the run. A kernel event costs the runs of the BPF programs
 that handled it, each at what the kernel timed for it (BPF_ENABLE_STATS) in the target's first second. A sample for spin
 loops is an interrupt besides. A GPU kernel costs what its launch was measured to take longer on an H100, for CUPTI
-tells nothing of it.
+tells nothing of it. Not in the sum: what CUPTI does with its buffers, which are calls of their own in the timeline
+(`cupti buffer flush`), and the trap of a uprobe, of which only the program behind it is timed.
 """
 
 from __future__ import annotations
