@@ -80,7 +80,7 @@ def _off_path_steps(window: Window, path: Steps, book: EvidenceBook) -> Steps:
         busy = clip(book.busy(track), window.start_ns, window.end_ns)
         if len(busy):
             on_path = path.where(path.track == track)
-            start_ns, end_ns = gaps(busy, Timeline(on_path.start_ns, on_path.end_ns, on_path.state))
-            of_thread, anchor = np.full_like(start_ns, track), np.full_like(start_ns, window.track)
-            parts.append(np.stack([start_ns, end_ns, of_thread, anchor, busy.at(start_ns)]))
+            beside = gaps(busy, Timeline(on_path.start_ns, on_path.end_ns, on_path.state))
+            of_thread, anchor = np.full(len(beside), track), np.full(len(beside), window.track)
+            parts.append(np.stack([beside.start_ns, beside.end_ns, of_thread, anchor, beside.owner]))
     return Steps(*np.concatenate(parts, axis=1))

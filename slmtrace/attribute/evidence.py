@@ -146,7 +146,7 @@ class EvidenceBook:
             return sequence(start, end, rows)
         return nest(start, end, rows, self.trace.quality)
 
-    def _place(self, rows: Ints, free: tuple[Ints, Ints]) -> Timeline:
+    def _place(self, rows: Ints, free: Timeline) -> Timeline:
         events = self.trace.events
         return place_folds(
             events.start_ns[rows], events.end_ns[rows], events.work_ns[rows], rows, free, self.trace.quality

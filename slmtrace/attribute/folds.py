@@ -11,43 +11,64 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..model.events import Ints, distinct_times
+from ..model.events import Ints
 from ..model.quality import Issue, Quality
-from .timeline import Timeline, empty_timeline
+from .timeline import Timeline, overlaps, overlay
 
 
 def place_folds(
-    first_ns: Ints, last_ns: Ints, work_ns: Ints, owner: Ints, free: tuple[Ints, Ints], quality: Quality
+    first_ns: Ints, last_ns: Ints, work_ns: Ints, owner: Ints, free: Timeline, quality: Quality
 ) -> Timeline:
     """Lay folds (in any order) into the free stretches of their thread; what does not fit is cut and counted."""
-    free_start, free_end = free
-    if not len(first_ns) or not len(free_start):
-        quality.note(Issue.FOLD_OVERFLOW, int(work_ns.sum()))
-        return empty_timeline()
-    elapsed: Ints = np.concatenate([np.zeros(1, np.int64), np.cumsum(free_end - free_start)])
-    release = _free_time_before(first_ns, free_start, free_end, elapsed)
-    deadline = _free_time_before(last_ns, free_start, free_end, elapsed)
-    starts, ends, owners, cut_ns = _schedule(release, deadline, work_ns, owner)
-    quality.note(Issue.FOLD_OVERFLOW, cut_ns)
-    return _to_clock(starts, ends, owners, free_start, elapsed)
+    elapsed: Ints = np.concatenate([np.zeros(1, np.int64), np.cumsum(free.end_ns - free.start_ns)])
+    release, deadline = (_free_time_before(ts_ns, free, elapsed) for ts_ns in (first_ns, last_ns))
+    order = np.argsort(release, kind="stable")
+    placed = _schedule(release[order], deadline[order], work_ns[order], owner[order])
+    quality.note(Issue.FOLD_OVERFLOW, int(work_ns.sum() - (placed.end_ns - placed.start_ns).sum()))
+    row, at = overlaps(placed, elapsed[:-1], elapsed[1:])
+    shift_ns = free.start_ns[at] - elapsed[at]
+    start_ns, end_ns = np.maximum(placed.start_ns[row], elapsed[at]), np.minimum(placed.end_ns[row], elapsed[at + 1])
+    return Timeline(start_ns + shift_ns, end_ns + shift_ns, placed.owner[row])
 
 
-def _free_time_before(ts_ns: Ints, free_start: Ints, free_end: Ints, elapsed: Ints) -> Ints:
-    row = np.searchsorted(free_start, ts_ns, side="right") - 1
-    inside = np.clip(ts_ns - free_start[row], 0, free_end[row] - free_start[row])
+def _free_time_before(ts_ns: Ints, free: Timeline, elapsed: Ints) -> Ints:
+    if not len(free):
+        return np.zeros(len(ts_ns), np.int64)
+    row = np.searchsorted(free.start_ns, ts_ns, side="right") - 1
+    inside = np.clip(ts_ns - free.start_ns[row], 0, free.end_ns[row] - free.start_ns[row])
     return np.where(row >= 0, elapsed[row] + inside, 0)
 
 
-def _schedule(release: Ints, deadline: Ints, work_ns: Ints, owner: Ints) -> tuple[list[int], list[int], list[int], int]:
-    """Run the jobs on one machine, earliest deadline first, preemptively."""
-    order = np.argsort(release, kind="stable")
-    jobs = list(zip(*(column[order].tolist() for column in (release, deadline, work_ns, owner)), strict=True))
+def _schedule(release: Ints, deadline: Ints, work_ns: Ints, owner: Ints) -> Timeline:
+    """Run jobs, sorted by release, on one machine, earliest deadline first, preemptively."""
+    end = np.minimum(release + work_ns, deadline)
+    is_alone = _is_alone(release, end)
+    alone = is_alone & (end > release)
+    others = _by_deadline(*(column[~is_alone] for column in (release, deadline, work_ns, owner)))
+    return overlay(Timeline(release[alone], end[alone], owner[alone]), others)
+
+
+def _is_alone(release: Ints, end: Ints) -> NDArray[np.bool_]:
+    """Say of each job whether all before it are done when it is released, and it when the next one is."""
+    done = np.cumsum(end - release)
+    # Until when the machine is busy, at most: from some release on without a pause.
+    busy_until = done + np.maximum.accumulate(end - done)
+    is_crowded = release[1:] < busy_until[:-1]
+    is_alone = np.ones(len(release), np.bool_)
+    is_alone[:-1] &= ~is_crowded
+    is_alone[1:] &= ~is_crowded
+    return is_alone
+
+
+def _by_deadline(release: Ints, deadline: Ints, work_ns: Ints, owner: Ints) -> Timeline:
+    jobs = list(zip(*(column.tolist() for column in (release, deadline, work_ns, owner)), strict=True))
     starts: list[int] = []
     ends: list[int] = []
     owners: list[int] = []
     ready: list[list[int]] = []  # [deadline, position, remaining, owner]
-    now, cut_ns, upcoming = 0, 0, 0
+    now, upcoming = 0, 0
     while ready or upcoming < len(jobs):
         if not ready:
             now = max(now, jobs[upcoming][0])
@@ -66,19 +87,5 @@ def _schedule(release: Ints, deadline: Ints, work_ns: Ints, owner: Ints) -> tupl
             job[2] -= until - now
             now = until
         if job[2] <= 0 or now >= job[0]:
-            cut_ns += max(job[2], 0)
             heapq.heappop(ready)
-    return starts, ends, owners, cut_ns
-
-
-def _to_clock(starts: list[int], ends: list[int], owners: list[int], free_start: Ints, elapsed: Ints) -> Timeline:
-    if not starts:
-        return empty_timeline()
-    placed = Timeline(np.array(starts, np.int64), np.array(ends, np.int64), np.array(owners, np.int64))
-    bounds: Ints = distinct_times(np.concatenate([placed.start_ns, placed.end_ns, elapsed]))
-    owner = placed.at(bounds[:-1])
-    used = owner >= 0
-    begin, finish, owner = bounds[:-1][used], bounds[1:][used], owner[used]
-    row = np.searchsorted(elapsed, begin, side="right") - 1
-    start_ns = free_start[row] + (begin - elapsed[row])
-    return Timeline(start_ns, start_ns + (finish - begin), owner)
+    return Timeline(np.array(starts, np.int64), np.array(ends, np.int64), np.array(owners, np.int64))

@@ -60,13 +60,11 @@ class GpuWaits:
             for track, timeline in work.timelines():
                 on_path = take(segments, segments.track == track)
                 taken = Timeline(on_path.start_ns, on_path.end_ns, np.zeros(len(on_path), np.int64))
-                mine = clip(timeline, window.start_ns, window.end_ns)
-                start, end = gaps(mine, taken)
-                row = mine.at(start)
-                names = [self._trace.strings[name] for name in self._trace.events.name[row].tolist()]
+                beside = gaps(clip(timeline, window.start_ns, window.end_ns), taken)
+                names = [self._trace.strings[name] for name in self._trace.events.name[beside.owner].tolist()]
                 cause = np.array([cause_of_work(name) for name in names], np.uint8)
-                stage = np.zeros(len(row), np.uint8)
-                parts.append(Segments(start, end, np.full(len(row), track, np.int32), stage, cause, row))
+                on, stage = np.full(len(beside), track, np.int32), np.zeros(len(beside), np.uint8)
+                parts.append(Segments(beside.start_ns, beside.end_ns, on, stage, cause, beside.owner))
         return merge(parts)
 
     def _refine(

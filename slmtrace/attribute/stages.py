@@ -15,7 +15,7 @@ from ..model.events import EventKind
 from ..model.taxonomy import Stage, WindowKind
 from ..model.trace import Window
 from .evidence import RANGE_KINDS, EvidenceBook
-from .timeline import Timeline, clip, gaps, overlay, sequence
+from .timeline import COLUMNS, Timeline, clip, gaps, overlay, sequence
 
 _LOAD_STAGES = tuple(stage for stage in Stage if stage.info.window is WindowKind.LOAD)
 # Before the engine's first step for a request, and after its begin.
@@ -69,10 +69,7 @@ class RequestStages:
         request = self.book.trace.strings.intern(window.request_id)
         is_other = self.book.trace.events.request[serving.owner] != request
         others = _pick(serving, is_other)
-        if not len(others):
-            return stages
-        start_ns, end_ns = gaps(stages, others)
-        return Timeline(start_ns, end_ns, stages.at(start_ns))
+        return gaps(stages, others)
 
     def _in_season(self, window: Window, stages: Timeline) -> Timeline:
         """Leave out the stages that a request cannot be in before or after its first step began."""
@@ -81,7 +78,7 @@ class RequestStages:
             return stages
         before, after = clip(stages, 0, step_ns), clip(stages, step_ns, window.end_ns)
         parts = [_pick(before, ~np.isin(before.owner, _LATE)), _pick(after, ~np.isin(after.owner, _EARLY))]
-        return Timeline(*(np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS))
+        return Timeline(*(np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS))
 
     def _serving_of(self, track: int) -> Timeline:
         """Return when a thread served one request in particular; owners are event rows."""
@@ -90,9 +87,6 @@ class RequestStages:
             is_one = (events.request[rows] != 0) & np.isin(events.stage[rows], _ONE_BY_ONE)
             self._serving[track] = self.book.nested(rows[is_one])
         return self._serving[track]
-
-
-_COLUMNS = ("start_ns", "end_ns", "owner")
 
 
 def _first_steps(book: EvidenceBook) -> dict[str, int]:

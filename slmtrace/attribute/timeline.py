@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, Ints, distinct_times
+from ..model.events import NO_EVENT, Ints
 from ..model.quality import Issue, Quality
+
+COLUMNS = ("start_ns", "end_ns", "owner")
+_EVER = np.iinfo(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +95,28 @@ def _from_switches(starts: list[int], owners: list[int]) -> Timeline:
 
 def overlay(above: Timeline, below: Timeline) -> Timeline:
     """Lay one timeline over another: where both have an owner, the upper one's counts."""
-    if not len(above):
-        return below
-    if not len(below):
-        return above
-    bounds = distinct_times(np.concatenate([above.start_ns, above.end_ns, below.start_ns, below.end_ns]))
-    upper = above.at(bounds[:-1])
-    owner = np.where(upper != NO_EVENT, upper, below.at(bounds[:-1]))
-    keep = owner != NO_EVENT
-    return Timeline(bounds[:-1][keep], bounds[1:][keep], owner[keep])
+    shown = gaps(below, above)
+    start_ns, end_ns, owner = (np.concatenate([getattr(part, name) for part in (above, shown)]) for name in COLUMNS)
+    order = np.argsort(start_ns, kind="stable")
+    return Timeline(start_ns[order], end_ns[order], owner[order])
 
 
-def gaps(span: Timeline, taken: Timeline) -> tuple[Ints, Ints]:
-    """Return the parts of `span` that `taken` does not cover, as starts and ends."""
-    if not len(span):
-        return span.start_ns, span.end_ns
-    bounds = distinct_times(np.concatenate([span.start_ns, span.end_ns, taken.start_ns, taken.end_ns]))
-    inner: NDArray[np.bool_] = (span.at(bounds[:-1]) != NO_EVENT) & (taken.at(bounds[:-1]) == NO_EVENT)
-    return bounds[:-1][inner], bounds[1:][inner]
+def gaps(span: Timeline, taken: Timeline) -> Timeline:
+    """Return the parts of `span` that `taken` does not cover."""
+    opens_ns = np.concatenate([[_EVER.min], taken.end_ns])
+    closes_ns = np.concatenate([taken.start_ns, [_EVER.max]])
+    row, gap = overlaps(span, opens_ns, closes_ns)
+    start_ns, end_ns = np.maximum(span.start_ns[row], opens_ns[gap]), np.minimum(span.end_ns[row], closes_ns[gap])
+    keep = end_ns > start_ns
+    return Timeline(start_ns[keep], end_ns[keep], span.owner[row[keep]])
+
+
+def overlaps(timeline: Timeline, start_ns: Ints, end_ns: Ints) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return which stretches of a timeline meet which of these, sorted and disjoint, as pairs of rows in order."""
+    first = np.searchsorted(end_ns, timeline.start_ns, side="right")
+    n_met = np.searchsorted(start_ns, timeline.end_ns) - first
+    row = np.repeat(np.arange(len(timeline)), n_met)
+    return row, np.arange(len(row)) + (first - np.cumsum(n_met) + n_met)[row]
 
 
 def clip(timeline: Timeline, start_ns: int, end_ns: int) -> Timeline:

@@ -64,12 +64,10 @@ def test_an_overlay_shows_the_upper_timeline_where_it_has_one(
 def test_gaps_are_the_span_without_what_is_taken(span: list[tuple[int, int]], taken: list[tuple[int, int]]) -> None:
     whole, busy = sequence(*columns(span)), sequence(*columns(taken))
 
-    start, end = gaps(whole, busy)
+    free = gaps(whole, busy)
 
-    free = np.zeros(len(CLOCK), bool)
-    for s, e in zip(start.tolist(), end.tolist(), strict=True):
-        free[s:e] = True
-    assert free.tolist() == ((whole.at(CLOCK) >= 0) & (busy.at(CLOCK) < 0)).tolist()
+    assert free.at(CLOCK).tolist() == np.where(busy.at(CLOCK) < 0, whole.at(CLOCK), -1).tolist()
+    assert_disjoint(free)
 
 
 @settings(max_examples=200, deadline=None)
@@ -95,9 +93,7 @@ def test_folds_keep_their_sums_wherever_there_is_room(
     work = np.array([w for _, _, w in folds], np.int64)
     quality = Quality()
 
-    placed = place_folds(
-        first, last, work, np.arange(len(folds), dtype=np.int64), (free.start_ns, free.end_ns), quality
-    )
+    placed = place_folds(first, last, work, np.arange(len(folds), dtype=np.int64), free, quality)
 
     assert_disjoint(placed)
     assert (free.at(placed.start_ns) >= 0).all()
@@ -110,3 +106,20 @@ def test_folds_keep_their_sums_wherever_there_is_room(
     if len(folds) == 1:
         room = int(((free.at(CLOCK) >= 0) & (first[0] <= CLOCK) & (last[0] > CLOCK)).sum())
         assert done[0] == min(work[0], room)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 9), st.integers(1, 9)), max_size=8))
+def test_the_fold_that_must_be_done_first_goes_first(folds: list[tuple[int, int, int]]) -> None:
+    first, last, work = np.array([(f, f + length, w) for f, length, w in folds], np.int64).reshape(-1, 3).T
+    free = Timeline(CLOCK[:1], CLOCK[-1:] + 1, CLOCK[:1])
+
+    placed = place_folds(first, last, work, np.arange(len(folds), dtype=np.int64), free, Quality())
+
+    left, shown = work.tolist(), []
+    for now in CLOCK.tolist():
+        ready = [(last[n], first[n], n) for n in range(len(folds)) if left[n] and first[n] <= now < last[n]]
+        shown.append(min(ready)[2] if ready else -1)
+        if ready:
+            left[shown[-1]] -= 1
+    assert placed.at(CLOCK).tolist() == shown
