@@ -54,7 +54,7 @@ class WindowFacts:
     own_queue_ns: int = 0  # on path, runnable, while the CPU was held by one of more threads of the tree than CPUs
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made
-    compiled_ns: int = 0  # on path, in imports that read their module's source, for want of a compiled file
+    compiled_ns: int = 0  # on path, in imports that read their module's source alone, for want of a compiled file
     n_compiled: int = 0  # such imports
     broken_off_ns: int | None = None  # the target was killed, or interrupted, and never got ready
 
@@ -212,9 +212,10 @@ def _n_tokens(trace: Trace, window: WindowReport) -> int:
 
 
 def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
-    """Return the path's time in imports that read their own module's source, and how many such imports there are.
+    """Return the path's time in imports that read their module's source and no compiled file, and how many there are.
 
-    Others read sources too, much later and of modules that have a compiled file: torch's compiler hashes all its own.
+    Sources are read for other reasons too, by modules that look at themselves, or for a hash of them all; and who has
+    read an old compiled file is not told from these.
     """
     segments, events = window.segments, trace.events
     if segments is None:
@@ -225,23 +226,26 @@ def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
         imports.setdefault((int(events.track[row]), trace.strings[int(events.name[row])]), []).append(row)
     is_read = (events.kind == EventKind.SYSCALL) | ((events.kind == EventKind.FOLD) & (events.flags == FoldClass.READ))
     inside = is_read & (events.file > 0) & (events.end_ns > window.start_ns) & (events.start_ns < window.end_ns)
-    modules = {
-        file: _module_names(path)
-        for file in np.unique(events.file[inside]).tolist()
-        if (path := trace.strings[file]).endswith(".py")
-    }
-    reads = np.flatnonzero(inside & np.isin(events.file, list(modules)))
-    compiled = {
-        row
-        for read in reads.tolist()
-        for name in modules[int(events.file[read])]
-        for row in imports.get((int(events.track[read]), name), ())
-        if events.start_ns[row] < events.end_ns[read] and events.start_ns[read] < events.end_ns[row]
-    }
+
+    def reading(suffix: str) -> set[int]:
+        """Return the imports in which a file of their own module was read."""
+        paths = {file: trace.strings[file] for file in np.unique(events.file[inside]).tolist()}
+        modules = {file: _module_names(path) for file, path in paths.items() if path.endswith(suffix)}
+        return {
+            row
+            for read in np.flatnonzero(inside & np.isin(events.file, list(modules))).tolist()
+            for name in modules[int(events.file[read])]
+            for row in imports.get((int(events.track[read]), name), ())
+            if events.start_ns[row] < events.end_ns[read] and events.start_ns[read] < events.end_ns[row]
+        }
+
+    compiled = reading(".py") - reading(".pyc")
     return int(segments.dur_ns[mine[np.isin(segments.event[mine], list(compiled))]].sum()), len(compiled)
 
 
 def _module_names(path: str) -> list[str]:
-    """Return what a source file may be called as a module: nobody recorded where its path of modules begins."""
-    parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
+    """Return what a source or compiled file may be called as a module: where its path of modules begins is not known."""
+    directory, _, name = path.rpartition("/")
+    module = f"{directory.removesuffix('/__pycache__')}/{name.split('.')[0]}".removesuffix("/__init__")
+    parts = module.split("/")
     return [".".join(parts[start:]) for start in range(max(len(parts) - _DEEPEST, 0), len(parts))]

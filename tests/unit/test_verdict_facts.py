@@ -118,20 +118,28 @@ def test_the_tokens_of_a_window_are_those_of_its_own_tokenizer_calls() -> None:
     assert facts[0].n_tokens == 128
 
 
-def test_an_import_that_read_its_source_counts_as_compiled_and_one_whose_source_was_read_later_does_not() -> None:
+def test_an_import_that_read_its_source_alone_counts_as_compiled() -> None:
     builder = TraceBuilder()
     thread = builder.thread(1, 1)
-    builder.event(EventKind.SYSCALL, thread, T0_NS + MS, MS, "read", file=SITE + "torch/nn/__init__.py")
-    builder.event(EventKind.SYSCALL, thread, T0_NS + 50 * MS, MS, "read", file=SITE + "__pycache__/six.cpython-311.pyc")
-    builder.event(EventKind.SYSCALL, thread, T0_NS + 120 * MS, MS, "read", file=SITE + "six.py")
-    builder.event(EventKind.IMPORT, thread, T0_NS, 40 * MS, "torch.nn")
-    builder.event(EventKind.IMPORT, thread, T0_NS + 40 * MS, 60 * MS, "six")
+    files = {
+        1: "torch/nn/__init__.py",
+        50: "__pycache__/six.cpython-311.pyc",
+        # By inspect, as it is imported; by a hash of all sources, long after.
+        51: "six.py",
+        102: "__pycache__/idna.cpython-311.pyc",
+        150: "idna.py",
+    }
+    for start_ms, file in files.items():
+        builder.event(EventKind.SYSCALL, thread, T0_NS + start_ms * MS, MS, "read", file=SITE + file)
+    for name, start_ms, length_ms in (("torch.nn", 0, 40), ("six", 40, 60), ("idna", 100, 10)):
+        builder.event(EventKind.IMPORT, thread, T0_NS + start_ms * MS, length_ms * MS, name)
     trace = builder.build()
     rows = {trace.strings[int(name)]: row for row, name in enumerate(trace.events.name)}
     pieces: list[Piece] = [
         (40 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["torch.nn"]),
         (60 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["six"]),
-        (40 * MS, Stage.COMPILE, Cause.TORCH_COMPILE, thread, NO_EVENT),
+        (10 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["idna"]),
+        (60 * MS, Stage.COMPILE, Cause.TORCH_COMPILE, thread, NO_EVENT),
     ]
 
     facts = gather(trace, [window_of(*pieces)])[0]

@@ -47,7 +47,7 @@ def _sources(case: Case) -> Claim | None:
     return Claim(
         round(_COMPILE_SHARE * facts.compiled_ns),
         f"{format_count(facts.n_compiled)} modules were compiled from source while they were imported "
-        f"({format_ns(facts.compiled_ns)}): their .pyc files are missing or old",
+        f"({format_ns(facts.compiled_ns)}): their .pyc files are missing",
         "python -m compileall -q on site-packages when the image is built; unset PYTHONDONTWRITEBYTECODE",
         confidence="medium",
     )
