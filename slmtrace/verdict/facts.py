@@ -244,7 +244,7 @@ def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
 
 
 def _module_names(path: str) -> list[str]:
-    """Return what a source or compiled file may be called as a module: where its path of modules begins is not known."""
+    """Return what a source or compiled file may be called as a module: nobody recorded where its packages begin."""
     directory, _, name = path.rpartition("/")
     module = f"{directory.removesuffix('/__pycache__')}/{name.split('.')[0]}".removesuffix("/__init__")
     parts = module.split("/")
