@@ -221,15 +221,17 @@ def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
     if segments is None:
         return 0, 0
     mine = np.flatnonzero((segments.cause == Cause.IMPORT) & (segments.event != NO_EVENT))
+    if not len(mine):
+        return 0, 0
     imports: dict[tuple[int, str], list[int]] = {}
     for row in np.unique(segments.event[mine]).tolist():
         imports.setdefault((int(events.track[row]), trace.strings[int(events.name[row])]), []).append(row)
     is_read = (events.kind == EventKind.SYSCALL) | ((events.kind == EventKind.FOLD) & (events.flags == FoldClass.READ))
     inside = is_read & (events.file > 0) & (events.end_ns > window.start_ns) & (events.start_ns < window.end_ns)
+    paths = {file: trace.strings[file] for file in np.unique(events.file[inside]).tolist()}
 
     def reading(suffix: str) -> set[int]:
         """Return the imports in which a file of their own module was read."""
-        paths = {file: trace.strings[file] for file in np.unique(events.file[inside]).tolist()}
         modules = {file: _module_names(path) for file, path in paths.items() if path.endswith(suffix)}
         return {
             row

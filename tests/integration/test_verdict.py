@@ -75,11 +75,13 @@ ATTEMPTS = 3
 CURES = (
     ("io_throttled", "io_throttled", "read"),
     ("cpu_quota", "cpu_quota", "burn"),
-    ("no_compiled_python", "no_compiled_python", "load"),
-    ("tokenizer_sleeps", "slow_tokenizer", "ttft"),
-    ("collections", "garbage_collection", "ttft"),
-    ("lock_holder", "sleeping", "ttft"),
+    pytest.param("no_compiled_python", "no_compiled_python", "load", marks=pytest.mark.hf),
+    pytest.param("tokenizer_sleeps", "slow_tokenizer", "ttft", marks=pytest.mark.hf),
+    pytest.param("collections", "garbage_collection", "ttft", marks=pytest.mark.hf),
+    pytest.param("lock_holder", "sleeping", "ttft", marks=pytest.mark.hf),
 )
+# What must be predicted at least, where the fault's size says it: 128 MiB at 60 MB/s.
+LEAST_NS = {"io_throttled": 1_500_000_000}
 
 
 def suffer(directory: Path, fault: list[str], window: str) -> dict[str, Any]:
@@ -97,20 +99,21 @@ def suffer(directory: Path, fault: list[str], window: str) -> dict[str, Any]:
 
 @pytest.mark.root
 @pytest.mark.bpf
-@pytest.mark.hf
 @pytest.mark.parametrize(("fault", "finding", "window"), CURES)
 def test_doing_what_a_finding_recommends_saves_what_it_predicted(
     tmp_path: Path, fault: str, finding: str, window: str
 ) -> None:
-    make_model("tiny", tmp_path / "tiny")
+    if window in ("load", "ttft"):
+        make_model("tiny", tmp_path / "tiny")
     (tmp_path / "model.safetensors").write_bytes(bytes(WEIGHTS_BYTES))
 
     gains = []
     for _ in range(ATTEMPTS):
         held, cured = suffer(tmp_path, [fault], window), suffer(tmp_path, [fault, "--cured"], window)
         assert finding not in findings(cured)
-        gain_ns = held["total_ns"] - cured["total_ns"]
-        gains.append(round(gain_ns / findings(held)[finding]["predicted_gain_ns"], 2))
+        predicted_ns = findings(held)[finding]["predicted_gain_ns"]
+        assert predicted_ns >= LEAST_NS.get(fault, 0)
+        gains.append(round((held["total_ns"] - cured["total_ns"]) / predicted_ns, 2))
         if gains[-1] == pytest.approx(1, abs=0.2):
             break
     else:

@@ -29,6 +29,7 @@ from slmtrace.recording.progress import Progress
 from slmtrace.studies.baseline import read_baseline
 from slmtrace.studies.check import check
 from slmtrace.studies.repeat import LATER, only_series, run_once, series_of
+from slmtrace.studies.sequential import Decision
 from tools.faults.catalogue import FAULTS
 
 EQUAL, SAME, SLOWED = "equal", "same", "slowed"
@@ -85,16 +86,16 @@ def _read(directory: Path) -> Rounds:
     ]
 
 
-def _in_order(rounds: Rounds, name: str, args: argparse.Namespace) -> Iterator[str]:
+def _in_order(rounds: Rounds, name: str, args: argparse.Namespace) -> Iterator[Decision]:
     """Compare until the rounds are used up; a comparison that they do not suffice for is none."""
     while rounds:
         decision, n_used = _decide(rounds, name, args)
-        if decision != "undecided" or n_used == args.max_repeats:
+        if decision is not Decision.UNDECIDED or n_used == args.max_repeats:
             yield decision
         rounds = rounds[n_used:]
 
 
-def _decide(rounds: Sequence[dict[str, Report]], name: str, args: argparse.Namespace) -> tuple[str, int]:
+def _decide(rounds: Sequence[dict[str, Report]], name: str, args: argparse.Namespace) -> tuple[Decision, int]:
     """Return what the gate says, and how many rounds it wanted."""
     now, before = iter(rounds), iter(rounds)
     result = check(
@@ -104,20 +105,18 @@ def _decide(rounds: Sequence[dict[str, Report]], name: str, args: argparse.Names
         max_repeats=min(args.max_repeats, len(rounds)),
         record_baseline=lambda: next(before)[EQUAL],
     )
-    if result.is_regression:
-        return "regression", result.n_repeats
-    return ("undecided" if any(one.decision.value == "undecided" for one in result.verdicts) else "pass"), (
-        result.n_repeats
-    )
+    decisions = {one.decision for one in result.verdicts}
+    worst = next(one for one in (Decision.REGRESSION, Decision.UNDECIDED, Decision.PASS) if one in decisions)
+    return worst, result.n_repeats
 
 
 def _draw(rounds: Rounds, n: int, seed: int) -> Rounds:
     return random.Random(seed).choices(rounds, k=n)
 
 
-def _count(decisions: Sequence[str]) -> str:
+def _count(decisions: Sequence[Decision]) -> str:
     counts = Counter(decisions)
-    return ", ".join(f"{counts[name]} {name}" for name in ("pass", "regression", "undecided"))
+    return ", ".join(f"{counts[one]} {one.value}" for one in (Decision.PASS, Decision.REGRESSION, Decision.UNDECIDED))
 
 
 def _arguments() -> argparse.Namespace:

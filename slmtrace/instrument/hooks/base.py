@@ -49,7 +49,7 @@ class Hook:
     shortest_ns: int = 0  # calls shorter than this are not recorded
     also: tuple[tuple[str, str], ...] = ()  # other places (module, attribute), tried in this order
     unless: str = ""  # not needed where the module has this attribute
-    optional: bool = False  # another row covers for it where it is missing
+    optional: bool = False  # where it is missing, another row covers for it, or there is nothing to record
     size: Callable[[Call, Any], int] | None = None  # bytes, from the call and its result
     request: Callable[[Call, Any], str] | None = None  # the request id, where the thread itself works on none
     admit: Callable[[Call], bool] | None = None  # asked first: whether this call is recorded
