@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.root, pytest.mark.bpf]
 SERVER = """
 import asyncio, http.client, os, socket, threading, time
 
+called = threading.Event()  # its first call maps what Python loads for a connection
+
 async def respond(reader, writer):
     connection = writer.get_extra_info("socket")
     while True:
@@ -65,12 +67,14 @@ def call_itself(port):
         client.request("GET", "/health")
         client.getresponse().read()
         client.close()
+        called.set()
         time.sleep(0.05)
 
 async def main():
     server = await asyncio.start_server(respond, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     threading.Thread(target=call_itself, args=(port,), daemon=True).start()
+    await asyncio.to_thread(called.wait)
     print(port, flush=True)
     await server.serve_forever()
 
