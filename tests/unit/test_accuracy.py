@@ -35,6 +35,23 @@ def test_a_fault_is_named_when_its_finding_comes_first() -> None:
     assert row[-2:] == ["`cold_weights`", "1/1"]
 
 
+def test_a_finding_that_the_clean_run_has_too_is_not_the_first() -> None:
+    clean, injected = run(5, "compiled_anew"), run(6, "compiled_anew", major_fault=0.9)
+    findings = injected["windows"]["load"]["findings"]
+    findings.append({"id": "cold_weights", "excess_ns": S // 2, "predicted_gain_ns": S // 2})
+
+    assert row_of(render_table([pair("cold_weights", clean, injected)]), "cold_weights")[-2:] == [
+        "`cold_weights`",
+        "1/1",
+    ]
+
+    findings[0]["excess_ns"] = 3 * S
+    assert row_of(render_table([pair("cold_weights", clean, injected)]), "cold_weights")[-2:] == [
+        "`compiled_anew`",
+        "0/1",
+    ]
+
+
 def test_a_small_change_is_not_judged() -> None:
     text = render_table([pair("cold_weights", run(5), run(5.2, "cold_weights", major_fault=0.2))])
 
