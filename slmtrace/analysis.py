@@ -72,8 +72,7 @@ def load(capture: Capture) -> Trace:
 
 def build_report(trace: Trace) -> Report:
     """Attribute the windows of a trace, judge them, and put the report together."""
-    found = find_windows(trace)
-    windows = attribute(trace, found)
+    windows = attribute(trace, find_windows(trace))
     manifest = trace.manifest
     state = manifest.get("state", {})
     ledger: list[dict[str, Any]] = [
@@ -96,7 +95,7 @@ def build_report(trace: Trace) -> Report:
         ],
         state=state,
         windows=judge(windows, gather(trace, windows), state, ledger),
-        overhead=recording_cost(trace, found),
+        overhead=recording_cost(trace, windows),
         ledger=list(ledger),
         clock={"residual_ns": trace.clock_residual_ns, "snapshots": trace.clock_snapshots},
         quality=trace.quality.lines(),

@@ -9,16 +9,21 @@ tells nothing of it. Not in the sum: what CUPTI does with its buffers, which are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..capture.layout import SPIN_PERIOD_NS, FoldClass
-from ..model.events import EventKind, Events
-from ..model.trace import Trace, Window
+from ..model.events import EventKind, Events, Ints, SmallInts
+from ..model.report import WindowReport
+from ..model.sched import Sched
+from ..model.segments import empty_segments
+from ..model.trace import Trace
+from ..model.tracks import TrackKind
 
-METHOD = "records, BPF program runs and recorded GPU kernels in the window, each at its measured cost"
+METHOD = "records, BPF program runs and recorded GPU kernels on the window's path, each at its measured cost"
 
 _RANGES = (EventKind.RANGE, EventKind.IMPORT, EventKind.DLOPEN, EventKind.MARK, EventKind.ASYNC)
 _FAULT_FOLDS = (FoldClass.ANON_FAULT, FoldClass.FILE_FAULT)
@@ -37,29 +42,48 @@ _PAGE_CACHE_PROGRAMS = ("on_filemap_add",)
 _DRIVER_PROGRAMS = ("on_driver_call", "on_driver_return")
 
 
-def recording_cost(trace: Trace, windows: list[Window]) -> dict[str, Any]:
-    """Return the recorders' accounts, and of each window what the recording took of it."""
+def recording_cost(trace: Trace, windows: Sequence[WindowReport]) -> dict[str, Any]:
+    """Return the recorders' accounts, and of each window what the recording took of it.
+
+    What a thread recorded while the window's path was on another one took nothing of the window.
+    """
     accounts = trace.manifest.get("overhead", {})
     range_ns = _number(accounts, "ranges", "ns_per_record")
     ns_per_run = _mapping(_mapping(accounts, "ebpf"), "ns_per_run")
+    is_of_thread = np.zeros(len(trace.tracks), bool)
+    is_of_thread[trace.tracks.rows(TrackKind.THREAD)] = True
     costs = []
     for window in windows:
-        gpu_ns = _KERNEL_NS * _n_events(trace.events, window, (EventKind.GPU_KERNEL,))
-        ns = round(range_ns * _n_events(trace.events, window, _RANGES) + _bpf_ns(trace, window, ns_per_run)) + gpu_ns
+        events = _within(window, trace.events)
+        # A lane or a stream is no thread: which one made its records is not known, and they count in any case.
+        events = events.take(_is_on_path(window, events.track, events.start_ns) | ~is_of_thread[events.track])
+        n_ranges, n_kernels = _n_of(events, _RANGES), _n_of(events, (EventKind.GPU_KERNEL,))
+        bpf_ns = _bpf_ns(window, events, trace.sched, ns_per_run)
+        ns = round(range_ns * n_ranges + bpf_ns) + _KERNEL_NS * n_kernels
         costs.append(
             {"name": window.kind.label, "index": window.index, "ns": ns, "share": round(ns / window.total_ns, 6)}
         )
     return {**accounts, "windows": costs, "method": METHOD}
 
 
-def _n_events(events: Events, window: Window, kinds: tuple[EventKind, ...]) -> int:
-    inside = (events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns)
-    return int((inside & np.isin(events.kind, kinds)).sum())
+def _within(window: WindowReport, events: Events) -> Events:
+    return events.take((events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns))
 
 
-def _bpf_ns(trace: Trace, window: Window, ns_per_run: Mapping[str, Any]) -> float:
-    events, sched = trace.events, trace.sched
-    inside = (events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns)
+def _is_on_path(window: WindowReport, track: SmallInts, ts_ns: Ints) -> NDArray[np.bool_]:
+    """Say of each instant whether the window's path was on that thread then."""
+    path = window.segments or empty_segments()
+    step = np.searchsorted(path.start_ns, ts_ns, side="right") - 1
+    is_inside = (step >= 0) & (ts_ns < window.end_ns)
+    is_inside[is_inside] = path.track[step[is_inside]] == track[is_inside]
+    return is_inside
+
+
+def _n_of(events: Events, kinds: tuple[EventKind, ...]) -> int:
+    return int(np.isin(events.kind, kinds).sum())
+
+
+def _bpf_ns(window: WindowReport, events: Events, sched: Sched, ns_per_run: Mapping[str, Any]) -> float:
     n_samples = window.total_ns // SPIN_PERIOD_NS if "on_clock" in ns_per_run else 0
     is_fold = events.kind == EventKind.FOLD
     is_fault = (events.kind == EventKind.FAULT) | (is_fold & np.isin(events.flags, _FAULT_FOLDS))
@@ -67,20 +91,16 @@ def _bpf_ns(trace: Trace, window: Window, ns_per_run: Mapping[str, Any]) -> floa
     is_malloc = (events.kind == EventKind.MALLOC) | (is_fold & (events.flags == FoldClass.MALLOC))
     is_syscall = (events.kind == EventKind.SYSCALL) | (is_fold & ~is_fault & ~is_add & ~is_malloc)
     counts = [
-        (_FAULT_PROGRAMS, int(events.count[inside & is_fault].sum())),
-        (_SYSCALL_PROGRAMS, int(events.count[inside & is_syscall].sum())),
-        (_MALLOC_PROGRAMS, int(events.count[inside & is_malloc].sum())),
-        (_DRIVER_PROGRAMS, int((inside & (events.kind == EventKind.CUDA_API)).sum())),
-        (_PAGE_CACHE_PROGRAMS, int(events.count[inside & is_add].sum())),
-        (("on_switch",), _n_inside(sched.run_start_ns, window)),
-        (("on_waking",), _n_inside(sched.wake_ns, window)),
+        (_FAULT_PROGRAMS, int(events.count[is_fault].sum())),
+        (_SYSCALL_PROGRAMS, int(events.count[is_syscall].sum())),
+        (_MALLOC_PROGRAMS, int(events.count[is_malloc].sum())),
+        (_DRIVER_PROGRAMS, _n_of(events, (EventKind.CUDA_API,))),
+        (_PAGE_CACHE_PROGRAMS, int(events.count[is_add].sum())),
+        (("on_switch",), int(_is_on_path(window, sched.run_track, sched.run_start_ns).sum())),
+        (("on_waking",), int(_is_on_path(window, sched.wake_by, sched.wake_ns).sum())),
         (("on_clock",), n_samples),
     ]
     return n_samples * _INTERRUPT_NS + sum(n * sum(_value(ns_per_run, name) for name in names) for names, n in counts)
-
-
-def _n_inside(ts_ns: Any, window: Window) -> int:
-    return int(((ts_ns >= window.start_ns) & (ts_ns < window.end_ns)).sum())
 
 
 def _mapping(accounts: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -365,6 +365,9 @@ def test_what_recording_took_of_a_window_holds_the_launches_of_its_kernels() -> 
     for start_ns in (100, 200, 2 * MS):
         builder.event(EventKind.GPU_KERNEL, stream, start_ns, 50, "kernel")
 
-    costs = recording_cost(builder.build(), [Window(WindowKind.TTFT, 0, 0, MS, main)])["windows"]
+    trace = builder.build()
+    windows = attribute(trace, [Window(WindowKind.TTFT, 0, 0, MS, main)])
+
+    costs = recording_cost(trace, windows)["windows"]
 
     assert costs == [{"name": "ttft", "index": 0, "ns": 4_000, "share": 0.004}]
