@@ -32,7 +32,7 @@ tier = click.option(
     type=click.Choice(["light", "deep"]),
     default="light",
     show_default=True,
-    help="How much to record: light costs at most 1 % of load and first token, deep at most 10 %.",
+    help="How much to record: deep adds Python stacks, every CUDA call and kernels inside graphs, and costs more.",
 )
 probes = click.option("--probes", metavar="LIST", help="Record with these probes only, such as ranges,proc.")
 
