@@ -36,10 +36,10 @@ class Spans:
         row = bisect_right(self._starts_ns.get(track, ()), ts_ns) - 1
         return row >= 0 and ts_ns < self._ends_ns[track][row]
 
-    def last_end(self, track: int, ts_ns: int) -> int:
-        """Return when the last stretch that began before an instant ended, 0 if none did."""
+    def last(self, track: int, ts_ns: int) -> tuple[int, int]:
+        """Return the last stretch that began before an instant, (0, 0) if none did."""
         row = bisect_left(self._starts_ns.get(track, ()), ts_ns) - 1
-        return self._ends_ns[track][row] if row >= 0 else 0
+        return (self._starts_ns[track][row], self._ends_ns[track][row]) if row >= 0 else (0, 0)
 
     def within(self, track: int, since_ns: int, until_ns: int) -> list[tuple[int, int]]:
         """Return the stretches between two instants, cut at them."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..capture.layout import SPIN_PERIOD_NS
 from ..model.events import Ints
 from ..model.sched import Out, Sched, WakeContext
 from ..model.trace import Window
@@ -132,6 +133,24 @@ class Threads:
         busy_ns, other = min(busy, default=(ts_ns, NO_TRACK))
         return (other, busy_ns) if busy_ns < ts_ns else (NO_TRACK, ts_ns)
 
+    def waits_since(self, track: int, slept_ns: int) -> int:
+        """Return since when a thread waited that slept then: many a loop spins for a while first."""
+        start_ns, end_ns = self.locks.spins.last(track, slept_ns)
+        return start_ns if start_ns and slept_ns - end_ns < SPIN_PERIOD_NS else slept_ns
+
+    def idle_since(self, track: int, ts_ns: int) -> tuple[int, State]:
+        """Return since when a thread slept, and how, if nobody's work ended that sleep; `ts_ns` if it did not."""
+        thread = self[track]
+        run = bisect_left(thread.run_start, ts_ns) - 1
+        left_ns = thread.run_end[run] if run >= 0 else ts_ns
+        wake = bisect_left(thread.wake_ns, left_ns - _RACE_NS)
+        if left_ns >= ts_ns or wake == len(thread.wake_ns):
+            return ts_ns, State.RUN
+        context = WakeContext(thread.wake_context[wake])
+        state = _wait_state(thread.run_out[run], context)
+        is_work = context in _FOLLOWED and thread.wake_by[wake] != NO_TRACK
+        return (ts_ns, State.RUN) if is_work or state not in _IDLE else (left_ns, state)
+
     def _busy_since(self, track: int, since_ns: int, ts_ns: int) -> int:
         thread, busy_ns, is_asleep = self[track], ts_ns, False
         run = bisect_left(thread.run_start, ts_ns) - 1
@@ -143,7 +162,7 @@ class Threads:
                 busy_ns = thread.run_end[run]
             else:
                 busy_ns, is_asleep = thread.wanted_ns(run, busy_ns), True
-        return max(busy_ns, since_ns, self.locks.spins.last_end(track, ts_ns))
+        return max(busy_ns, since_ns, self.locks.spins.last(track, ts_ns)[1])
 
     def _beside(self, track: int) -> list[int]:
         if not self._tracks_by_process:
@@ -189,7 +208,8 @@ class _Walk:
     entries: Mapping[int, int] = field(default_factory=dict)  # time -> track: where the request's own way goes on
     floor_ns: int = 0  # where the path may turn, by a message of the present thread or an entry
     held: tuple[int, int, int] = (NO_TRACK, 0, NO_TRACK)  # the last wait for a lock: who, since when, who held it
-    waiters: list[tuple[int, int]] = field(default_factory=list)  # whose wakers were followed: track, when it slept
+    # Whose wakers were followed: the thread, and since when it waited.
+    waiters: list[tuple[int, int]] = field(default_factory=list)
 
     def back_to(self, ts_ns: int, state: State, track: int | None = None) -> bool:
         """Explain the time from `ts_ns` to now as `state` of the present thread (or of `track`), and go there.
@@ -253,12 +273,29 @@ def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
 def _through_run(walk: _Walk, start_ns: int, threads: Threads) -> None:
     """Go back through a run; where the thread spun, through what the one that it waited for was busy with."""
     for spun_ns, found_ns in reversed(threads.locks.spins.within(walk.track, start_ns, walk.ts_ns)):
-        if not walk.back_to(found_ns, State.RUN):
-            return
-        other, busy_ns = threads.busiest_beside(walk.track, spun_ns, found_ns)
-        if other != NO_TRACK and not _through_stall(walk, busy_ns, other, threads[other]):
+        if not walk.back_to(found_ns, State.RUN) or not _through_spin(walk, spun_ns, threads):
             return
     walk.back_to(start_ns, State.RUN)
+
+
+def _through_spin(walk: _Walk, spun_ns: int, threads: Threads) -> bool:
+    """Go back through a spin; say whether the walk has to go on.
+
+    What it waited for is what the busiest thread beside did, and before that the idle sleep which kept that thread, or
+    else the anchor, from it. Where nobody was busy or idle, a sample is too little to call it a wait.
+    """
+    goes_on, other = True, walk.anchor
+    while goes_on and walk.ts_ns > spun_ns:
+        busiest, busy_ns = threads.busiest_beside(walk.track, spun_ns, walk.ts_ns)
+        if busiest != NO_TRACK:
+            other = busiest
+            goes_on = _through_stall(walk, busy_ns, other, threads[other])
+            continue
+        slept_ns, state = threads.idle_since(other, walk.ts_ns)
+        if slept_ns >= walk.ts_ns:
+            break
+        goes_on = walk.back_to(max(slept_ns, spun_ns), state, other)
+    return goes_on
 
 
 def _before_first_run(walk: _Walk, thread: _Thread, threads: Threads, staged: frozenset[int]) -> None:
@@ -304,7 +341,7 @@ def _before_release(walk: _Walk, slept_ns: int, holder: int, threads: Threads) -
         holder = next_holder
     while walk.ts_ns > slept_ns and holder not in walk.hopped:
         walk.hopped.add(holder)
-        waited_ns = threads.locks.waits.last_end(holder, walk.ts_ns)
+        waited_ns = threads.locks.waits.last(holder, walk.ts_ns)[1]
         had_ns = min(max(waited_ns, slept_ns), walk.ts_ns)
         for start_ns, end_ns in reversed(threads.locks.stalls.within(holder, had_ns, walk.ts_ns)):
             if not walk.back_to(end_ns, State.HELD_WAIT) or not _through_stall(walk, start_ns, holder, threads[holder]):
@@ -347,7 +384,7 @@ def _before_wakeup(
     context = WakeContext(thread.wake_context[wake])
     is_task, waiter = context in _FOLLOWED and out is not Out.IOWAIT, walk.track
     if is_task and _follow(walk, thread.wake_by[wake], staged):
-        walk.waiters.append((waiter, slept_ns))
+        walk.waiters.append((waiter, threads.waits_since(waiter, slept_ns)))
         del walk.waiters[:-_MAX_WAITERS]
     else:
         _sleep(walk, slept_ns, _wait_state(out, context), threads, staged)
@@ -355,7 +392,7 @@ def _before_wakeup(
 
 def _sleep(walk: _Walk, slept_ns: int, state: State, threads: Threads, staged: frozenset[int]) -> None:
     """Go back through a sleep; out of an idle one, and on with whom it held up, if there is such a thread."""
-    row = _held_up(walk, slept_ns, threads) if state in _IDLE else None
+    row = _held_up(walk, slept_ns, threads, staged) if state in _IDLE else None
     if row is None:
         walk.back_to(slept_ns, state)
         return
@@ -365,17 +402,17 @@ def _sleep(walk: _Walk, slept_ns: int, state: State, threads: Threads, staged: f
         _follow(walk, waiter, staged)
 
 
-def _held_up(walk: _Walk, slept_ns: int, threads: Threads) -> int | None:
+def _held_up(walk: _Walk, slept_ns: int, threads: Threads, staged: frozenset[int]) -> int | None:
     """Return whose row among the waiters the path leaves an idle sleep for; None: it stays.
 
     A thread of the same process that did not wait yet was not held up at all: a lock that a background thread let go.
-    Any other was held up from when it began to wait.
+    Any other was held up from when it began to wait. A thread with stages is nobody's background: its sleep is theirs.
     """
     rows = range(len(walk.waiters) - 1, -1, -1)
     for row in rows:
         track, since_ns = walk.waiters[row]
         is_beside = since_ns >= walk.ts_ns and threads.share_a_process(track, walk.track)
-        if is_beside and track not in walk.hopped and threads.is_awake(track, walk.ts_ns):
+        if is_beside and walk.track not in staged and track not in walk.hopped and threads.is_awake(track, walk.ts_ns):
             return row
     return next((row for row in rows if slept_ns < walk.waiters[row][1] < walk.ts_ns), None)
 

@@ -9,8 +9,8 @@ from slmtrace.attribute.attribution import attribute
 from slmtrace.capture.layout import FAULT_FILE, FAULT_MAJOR
 from slmtrace.model.events import EventKind
 from slmtrace.model.report import WindowReport
-from slmtrace.model.sched import Out
-from slmtrace.model.taxonomy import Cause, WindowKind
+from slmtrace.model.sched import Out, WakeContext
+from slmtrace.model.taxonomy import Cause, Stage, WindowKind
 from slmtrace.model.trace import Window
 
 from ..support.builders import TraceBuilder
@@ -100,6 +100,38 @@ def test_before_the_other_thread_had_anything_to_do_the_spin_is_the_spinners_own
     report = explained(builder)
 
     assert ns_on_other(report) == max(0, spin[1] - max(spin[0], woke_ns))
+
+
+@settings(max_examples=100, deadline=None)
+@given(spans, spans)
+def test_a_sleep_of_whom_the_spinner_waited_for_is_waited_for_too(spin: list[int], sleep: list[int]) -> None:
+    builder = spinning(*spin)
+    builder.run(OTHER, 0, sleep[0], cpu=1)
+    builder.event(EventKind.SYSCALL, OTHER, sleep[0], sleep[1] - sleep[0], "clock_nanosleep")
+    builder.wake(OTHER, sleep[1], context=WakeContext.TIMER)
+    builder.run(OTHER, sleep[1], END_NS, cpu=1)
+
+    report = explained(builder)
+
+    # Whom a spin waits for is known from who is busy at its end.
+    waited_ns = max(0, sleep[1] - max(spin[0], sleep[0])) if spin[1] > sleep[1] else 0
+    assert ns_of(report, Cause.LOCK_WAIT) == waited_ns
+
+
+def test_the_request_s_own_sleep_is_waited_for_by_its_spinning_helper() -> None:
+    builder = TraceBuilder()
+    main, helper = builder.thread(1, 1), builder.thread(2, 1)
+    builder.event(EventKind.RANGE, main, 0, END_NS, "prefill", stage=Stage.PREFILL)
+    builder.run(main, 0, 300)
+    builder.event(EventKind.SYSCALL, main, 300, 300, "clock_nanosleep")
+    builder.wake(main, 600, context=WakeContext.TIMER)
+    builder.run(main, 600, 700)
+    builder.run(helper, 100, 900, cpu=1)
+    builder.event(EventKind.SPIN, helper, 250, 300)
+    builder.wake(main, 900, by=helper)
+    builder.run(main, 900, END_NS)
+
+    assert ns_of(explained(builder), Cause.LOCK_WAIT) == 250
 
 
 @settings(max_examples=100, deadline=None)
