@@ -129,6 +129,22 @@ def test_kernels_slower_than_in_other_requests_on_a_gpu_in_use_are_found() -> No
     assert [finding.id for finding in judged[4].findings] == ["gpu_shared"]
 
 
+def fresh(first_ms: int, later_ms: int) -> list[list[str]]:
+    """Return the findings of five requests that got fresh memory for so long."""
+    took_ms = [first_ms, *[later_ms] * 4]
+    times = [{(Stage.PREFILL, Cause.CPU_KERNEL): 100, (Stage.PREFILL, Cause.ANON_FAULT): ms} for ms in took_ms]
+    windows = [request(one, index) for index, one in enumerate(times)]
+    return [[finding.id for finding in window.findings] for window in judge(windows, [WindowFacts()] * 5, {})]
+
+
+def test_memory_that_every_request_gets_anew_is_found() -> None:
+    assert fresh(80, 60) == [["memory_churn"]] * 5
+
+
+def test_memory_that_the_first_request_gets_for_all_is_no_finding() -> None:
+    assert fresh(80, 1) == [[]] * 5
+
+
 def test_a_measured_device_gives_a_floor_to_its_reads() -> None:
     measured = replace(COLD, state={**COLD.state, "floors": {"disk_bytes_per_second": (512 << 20) * 2}})
 

@@ -178,7 +178,7 @@ PAIRS: dict[str, Pair] = {
     "outside_wait": Pair(Scene(load(C.EXTERNAL, 900, S.CONFIG)), Scene(load(C.EXTERNAL, 90, S.CONFIG))),
 }
 # What compares requests with one another is in test_verdict.py.
-_AMONG_REQUESTS = {"odd_request", "gpu_shared"}
+_AMONG_REQUESTS = {"odd_request", "gpu_shared", "memory_churn"}
 
 
 def test_every_rule_has_its_pair() -> None:
@@ -239,6 +239,15 @@ def test_who_waits_for_something_outside_is_told_by_the_call_how_to_find_it(call
     (finding,) = (one for one in scene.findings() if one.id == "outside_wait")
 
     assert told in finding.recommendation
+
+
+def test_a_poll_that_timed_out_waited_for_an_answer_from_outside() -> None:
+    scene = Scene(load(C.LOCK_WAIT, 900), detail={C.LOCK_WAIT: {"functions": rows(poll=800, futex=100)}})
+
+    (finding,) = (one for one in scene.findings() if one.id == "outside_wait")
+
+    assert finding.excess_ns == 800 * MS
+    assert "in poll; for 800 ms of it no answer came in time" in finding.evidence
 
 
 @pytest.mark.parametrize(("before", "told"), [(0, "volume"), (20, "start again")])

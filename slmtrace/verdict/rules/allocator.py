@@ -11,6 +11,9 @@ from ..rule import Claim, Rule
 _DEFRAG = "/sys/kernel/mm/transparent_hugepage/defrag"
 _ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 _JEMALLOC = "LD_PRELOAD=libjemalloc.so.2"
+# mallopt(3): give nothing back, and take nothing from mmap that would be given back when it is freed.
+_KEEP = "MALLOC_TRIM_THRESHOLD_=-1 MALLOC_MMAP_THRESHOLD_=4294967296"
+_FRESH = (Cause.ANON_FAULT, Cause.THP_FAULT, Cause.MMAP_CALL)
 _PAGE_BYTES = 4096
 # A fault that gives 2 MiB replaces 512 that give 4 KiB; zeroing the memory stays (about half of what they cost).
 _HUGE_PAGE_GAIN = 0.5
@@ -123,7 +126,20 @@ def _map_calls(case: Case) -> Claim | None:
     return Claim(
         took_ns - round(_USUAL_MAP_CALLS * case.total_ns),
         f"{format_count(count)} calls to map and unmap memory took {format_ns(took_ns)}",
-        f"keep freed memory: MALLOC_TRIM_THRESHOLD_=-1 MALLOC_MMAP_THRESHOLD_=4294967296; or {_JEMALLOC}",
+        f"keep freed memory: {_KEEP}; or {_JEMALLOC}",
+        confidence="medium",
+    )
+
+
+def _fresh_memory(case: Case) -> Claim | None:
+    """Requests that get fresh memory of the kernel every time: the first one has to, a later one could use it again."""
+    took_ns, count = case.left(_FRESH), case.count(*_FRESH)
+    if case.is_load:
+        return None
+    return Claim(
+        took_ns if case.is_steady else min(took_ns, case.usual_ns(_FRESH)),
+        f"{format_count(count)} faults and calls for fresh memory took {format_ns(took_ns)}, in every request again",
+        f"keep freed memory: {_KEEP}; or {_JEMALLOC}",
         confidence="medium",
     )
 
@@ -139,5 +155,6 @@ RULES = (
     Rule("slow_malloc", (Cause.MALLOC_SLOW,), _slow_malloc),
     Rule("arena_contention", (Cause.ARENA_WAIT,), _arenas),
     Rule("map_lock", (Cause.MMAP_LOCK_WAIT,), _map_lock),
+    Rule("memory_churn", _FRESH, _fresh_memory, is_work=True),
     Rule("map_churn", (Cause.MMAP_CALL,), _map_calls, is_work=True),
 )

@@ -135,10 +135,16 @@ def _spawn(case: Case) -> Claim | None:
 
 
 def _outside(case: Case) -> Claim | None:
-    took_ns, name = case.left((Cause.EXTERNAL,)), case.largest("functions", (Cause.EXTERNAL,))
+    """Waits that nothing in the program ended, and those for an answer that did not come in time."""
+    unanswered_ns = sum(case.ns_of("functions", name, (Cause.LOCK_WAIT,)) for name in _NETWORK_CALLS)
+    took_ns = case.left((Cause.EXTERNAL,)) + unanswered_ns
+    name = case.largest("functions", (Cause.LOCK_WAIT if unanswered_ns > took_ns / 2 else Cause.EXTERNAL,))
+    unanswered = f"; for {format_ns(unanswered_ns)} of it no answer came in time" if unanswered_ns else ""
     return Claim(
         took_ns,
-        f"waited {format_ns(took_ns)} for something outside the program" + (f", in {name}" if name else ""),
+        f"waited {format_ns(took_ns)} for something outside the program"
+        + (f", in {name}" if name else "")
+        + unanswered,
         _remedy_outside(name, is_load=case.is_load),
         confidence="medium",
     )
@@ -162,8 +168,8 @@ RULES = (
     Rule("cpu_contention", (Cause.RUN_QUEUE,), _other_programs, least_ns=_TWO_SLICES_NS),
     Rule("gil_contention", (Cause.GIL_WAIT,), _gil),
     Rule("slow_messages", (Cause.IPC,), _messages),
+    Rule("outside_wait", (Cause.EXTERNAL, Cause.LOCK_WAIT), _outside),
     Rule("sleeping", (Cause.LOCK_WAIT,), _sleeping),
     Rule("lock_contention", (Cause.LOCK_WAIT,), _locks),
     Rule("slow_spawn", (Cause.PROCESS_SPAWN,), _spawn),
-    Rule("outside_wait", (Cause.EXTERNAL,), _outside),
 )
