@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..capture.layout import FoldClass
-from ..model.events import NO_EVENT, EventKind, Ints, SmallInts
+from ..model.events import NO_EVENT, EventKind, Ints
 from ..model.report import WindowReport
 from ..model.sched import Sched
 from ..model.segments import Segments
@@ -22,10 +22,14 @@ from ..model.windows import NEVER_READY, broken_off_ns
 # What waits for a block device.
 DEVICE_WAITS = (Cause.BLOCK_IO_WAIT, Cause.MAJOR_FAULT, Cause.READAHEAD_WAIT)
 _READ, _WRITE = "read", "write"
-_MOST_WAITS = 500
+# Of the CPUs' time during a wait: less, and others had a part in it.
+_NEARLY_ALL = 0.8
 _DEEPEST = 10  # packages within packages
 # Labels of the ranges that turn text into tokens, whose size is what they made.
 _TOKENIZERS = ("tokenizer",)
+
+
+_Intervals = tuple[Ints, Ints]  # when disjoint stretches begin and end, in order of time
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class WindowFacts:
 
     grown: Mapping[str, int] = field(default_factory=dict)  # how much each counter grew around the window
     device: DeviceUse = field(default_factory=DeviceUse)
-    own_queue_ns: int = 0  # on path, runnable, while the CPU was held by one of more threads of the tree than CPUs
+    own_queue_ns: int = 0  # on path, runnable, while threads of the tree had all CPUs
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made
     compiled_ns: int = 0  # on path, in imports that read their module's source alone, for want of a compiled file
@@ -62,16 +66,16 @@ class WindowFacts:
 def gather(trace: Trace, windows: Sequence[WindowReport]) -> list[WindowFacts]:
     """Return the facts of each window."""
     fault_ns = _fault_cost_ns(trace)
-    cpus = _cpus(trace.sched)
-    return [_facts(trace, window, fault_ns, cpus) for window in windows]
+    runs_by_cpu = _runs_by_cpu(trace.sched)
+    return [_facts(trace, window, fault_ns, runs_by_cpu) for window in windows]
 
 
-def _facts(trace: Trace, window: WindowReport, fault_ns: int, cpus: Mapping[int, _Cpu]) -> WindowFacts:
+def _facts(trace: Trace, window: WindowReport, fault_ns: int, runs_by_cpu: Sequence[_Intervals]) -> WindowFacts:
     compiled_ns, n_compiled = _compiled(trace, window)
     return WindowFacts(
         grown=_growth(trace.counters, window),
         device=_device_use(trace, window),
-        own_queue_ns=_own_queue_ns(trace, window, cpus),
+        own_queue_ns=_own_queue_ns(window, runs_by_cpu),
         fault_ns=fault_ns,
         n_tokens=_n_tokens(trace, window),
         compiled_ns=compiled_ns,
@@ -111,7 +115,7 @@ def _device_use(trace: Trace, window: WindowReport) -> DeviceUse:
     )
 
 
-def _idle_wait_ns(in_flight: tuple[Ints, Ints], segments: Segments | None) -> int:
+def _idle_wait_ns(in_flight: _Intervals, segments: Segments | None) -> int:
     if segments is None:
         return 0
     waits = np.isin(segments.cause, DEVICE_WAITS)
@@ -119,7 +123,7 @@ def _idle_wait_ns(in_flight: tuple[Ints, Ints], segments: Segments | None) -> in
     return int((end_ns - start_ns - _covered_ns(in_flight, start_ns, end_ns)).sum())
 
 
-def _union(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
+def _union(start_ns: Ints, end_ns: Ints) -> _Intervals:
     """Return the union of intervals as disjoint ones, in order."""
     order = np.argsort(start_ns, kind="stable")
     start, reach = start_ns[order], np.maximum.accumulate(end_ns[order])
@@ -128,7 +132,7 @@ def _union(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
     return start[is_first], reach[is_last]
 
 
-def _covered_ns(intervals: tuple[Ints, Ints], start_ns: Ints, end_ns: Ints) -> Ints:
+def _covered_ns(intervals: _Intervals, start_ns: Ints, end_ns: Ints) -> Ints:
     """Return how much of each stretch disjoint intervals cover."""
     begins, ends = intervals
     before = np.concatenate([[0], np.cumsum(ends - begins)])
@@ -141,59 +145,26 @@ def _covered_ns(intervals: tuple[Ints, Ints], start_ns: Ints, end_ns: Ints) -> I
     return covered_until(end_ns) - covered_until(start_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cpu:
-    """What the tree's threads ran on one CPU: disjoint, in order of time."""
-
-    start_ns: Ints
-    end_ns: Ints
-    track: SmallInts
-
-    def during(self, start_ns: Ints, end_ns: Ints) -> list[slice]:
-        """Return the rows of the runs in each stretch of time."""
-        low, high = np.searchsorted(self.end_ns, start_ns, side="right"), np.searchsorted(self.start_ns, end_ns)
-        return [slice(*rows) for rows in zip(low.tolist(), high.tolist(), strict=True)]
-
-    def held_ns(self, rows: slice, start_ns: int, end_ns: int) -> int:
-        """Return how long a thread of the tree ran on it in a stretch of time, which has these rows."""
-        return int((np.minimum(self.end_ns[rows], end_ns) - np.maximum(self.start_ns[rows], start_ns)).sum())
-
-
-def _cpus(sched: Sched) -> dict[int, _Cpu]:
-    cpus = {}
+def _runs_by_cpu(sched: Sched) -> list[_Intervals]:
+    """Return when threads of the tree ran on each CPU that they ever ran on."""
+    runs = []
     for cpu in np.unique(sched.run_cpu).tolist():
         rows = np.flatnonzero(sched.run_cpu == cpu)
         rows = rows[np.argsort(sched.run_start_ns[rows], kind="stable")]
-        cpus[cpu] = _Cpu(sched.run_start_ns[rows], sched.run_end_ns[rows], sched.run_track[rows])
-    return cpus
+        runs.append((sched.run_start_ns[rows], sched.run_end_ns[rows]))
+    return runs
 
 
-def _own_queue_ns(trace: Trace, window: WindowReport, cpus: Mapping[int, _Cpu]) -> int:
-    """Return how long the path was runnable while threads of the tree, more than there are CPUs, held its CPU."""
-    segments, sched = window.segments, trace.sched
-    if segments is None or not cpus:
+def _own_queue_ns(window: WindowReport, runs_by_cpu: Sequence[_Intervals]) -> int:
+    """Return how long the path waited for a CPU while threads of the tree had all of them, or nearly."""
+    segments = window.segments
+    if segments is None or not runs_by_cpu:
         return 0
-    waits = _queued(segments)
-    tracks, starts_ns, ends_ns = segments.track[waits], segments.start_ns[waits], segments.end_ns[waits]
-    first, last = np.searchsorted(sched.run_track, tracks), np.searchsorted(sched.run_track, tracks, side="right")
-    during = {number: cpu.during(starts_ns, ends_ns) for number, cpu in cpus.items()}
-    total_ns = 0
-    for row, (track, start_ns, end_ns, low, high) in enumerate(
-        zip(*(column.tolist() for column in (tracks, starts_ns, ends_ns, first, last)), strict=True)
-    ):
-        next_run = low + int(np.searchsorted(sched.run_start_ns[low:high], end_ns))
-        others = {other for number, cpu in cpus.items() for other in cpu.track[during[number][row]].tolist()} - {track}
-        if next_run < high and len(others) >= len(cpus):
-            number = int(sched.run_cpu[next_run])
-            total_ns += cpus[number].held_ns(during[number][row], start_ns, end_ns)
-    return total_ns
-
-
-def _queued(segments: Segments) -> Ints:
-    """Return the rows of the longest waits for a CPU: the many short ones together are noise."""
-    rows = np.flatnonzero(segments.cause == Cause.RUN_QUEUE)
-    longest: Ints = rows[np.argsort(-segments.dur_ns[rows], kind="stable")][:_MOST_WAITS]
-    return longest
+    is_queued = segments.cause == Cause.RUN_QUEUE
+    start_ns, end_ns = segments.start_ns[is_queued], segments.end_ns[is_queued]
+    held_ns = sum((_covered_ns(runs, start_ns, end_ns) for runs in runs_by_cpu), np.zeros(len(start_ns), np.int64))
+    waited_ns = end_ns - start_ns
+    return int(waited_ns[held_ns >= _NEARLY_ALL * len(runs_by_cpu) * waited_ns].sum())
 
 
 def _fault_cost_ns(trace: Trace) -> int:
