@@ -12,16 +12,26 @@ from ..errors import UsageError
 from ..probes.base import RecordOptions
 from ..recording.ownership import give_to_caller
 from ..recording.progress import Progress
-from ..studies.plan import KINDS, plan_sweep
+from ..studies.plan import KINDS, Order, find_kind, plan_sweep
+from ..studies.setting import FORMS
 from . import options
 from .paths import require_directory
 from .recording import default_output
 from .show import say
 
+_WIDTH = max(len(kind.name) for kind in KINDS)
+_HELP = f"""Record each point of KIND several times, turn by turn, and write rows.csv, curve.svg and sweep.html.
 
-@click.command("sweep", short_help="Draw a curve, with the phases that bend it.")
-@click.argument("kind", metavar="KIND", type=click.Choice(KINDS))
-@click.option("--engine", type=click.Choice(["hf", "vllm"]), help="[default: vllm for concurrency and kv, else hf]")
+\b
+{chr(10).join(f"{kind.name:{_WIDTH}}  {kind.help}" for kind in KINDS)}
+
+A sweep that was ended goes on when it is started again with the same -o.
+"""
+
+
+@click.command("sweep", help=_HELP, short_help="Draw a curve, with the phases that bend it.")
+@click.argument("kind", metavar="KIND", type=click.Choice([kind.name for kind in KINDS]))
+@click.option("--engine", type=click.Choice(["hf", "vllm"]), help="[default: the one that the kind needs, else hf]")
 @options.model
 @options.prompt_tokens
 @click.option("--requests", "n_requests", metavar="N", type=click.IntRange(min=1), default=4, show_default=True)
@@ -33,7 +43,7 @@ from .show import say
 @click.option(
     "--emit",
     "form",
-    type=click.Choice(["sysctl", "systemd", "k8s"]),
+    type=click.Choice(FORMS),
     help="Print the recommended settings alone, as a snippet.",
 )
 @click.option(
@@ -44,29 +54,18 @@ from .show import say
     help="Write here, or go on with a sweep that is there.",
 )
 def command(kind: str, output: Path | None, **arguments: Any) -> int:
-    """Record each point of KIND several times, turn by turn, and write rows.csv, curve.svg and sweep.html.
-
-    \b
-    prompt-length  tokens of the prompt
-    concurrency    requests at a time (vllm)
-    kv             max-model-len (vllm)
-    load           weights in the page cache or not; with --apply also each huge page mode
-    allocator      glibc, and those of jemalloc, tcmalloc and mimalloc that are installed
-    threads        OMP_NUM_THREADS
-
-    A sweep that was ended goes on when it is started again with the same -o.
-    """
+    """Record, write, recommend."""
     require_directory(output, "-o")
     from ..studies import recommend, repeat, sweep, sweep_output  # noqa: PLC0415  (numpy takes longer to import)
 
     request = RunRequest(
-        engine=arguments["engine"] or ("vllm" if kind in ("concurrency", "kv") else "hf"),
+        engine=arguments["engine"] or find_kind(kind).engine or "hf",
         model_name=arguments["model_name"],
         n_prompt_tokens=arguments["n_prompt_tokens"],
         n_requests=arguments["n_requests"],
         cache="warm",
     )
-    points = plan_sweep(kind, request, _numbers(arguments["values"]), may_apply=arguments["may_apply"])
+    points = plan_sweep(kind, Order(request, _numbers(arguments["values"]), arguments["may_apply"]))
     probes, progress = default_probes(RecordOptions(tier=arguments["tier"])), Progress()
     directory = output or default_output(f"sweep-{kind}", Path(request.model_name).name)
     try:
@@ -74,7 +73,7 @@ def command(kind: str, output: Path | None, **arguments: Any) -> int:
             kind,
             points,
             directory,
-            lambda point: repeat.run_once(point.request, probes, progress),
+            lambda point: repeat.run_once(point.whole_request, probes, progress),
             repeats=arguments["repeats"],
             seed=arguments["seed"],
             say=say,

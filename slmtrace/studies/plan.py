@@ -1,74 +1,73 @@
-"""What a sweep records: its points, each a run request and the values that tell it from the others."""
+"""What a sweep records: the points of each kind of sweep."""
 
 from __future__ import annotations
 
 import ctypes.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..builtin import RunRequest
 from ..engines.vllm import VllmChoices
 from ..errors import UsageError
-from .setting import THP_ENABLED, read_setting
+from .node_files import read_node_file
+from .point import Point
+from .setting import NodeFile, Variable
 
-KINDS = ("prompt-length", "concurrency", "kv", "load", "allocator", "threads")
+THP_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 THP_MODES = ("always", "madvise", "never")
 _LIBRARIES = {"jemalloc": "jemalloc", "tcmalloc": "tcmalloc_minimal", "mimalloc": "mimalloc"}
-_DEFAULTS = {
-    "prompt-length": (32, 128, 256, 512, 1024),
-    "concurrency": (1, 2, 4, 8, 16),
-    "kv": (2048, 4096, 8192, 16384, 32768),
-}
+_PACKAGES = "apt install libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0"
 _CONCURRENT_REQUESTS, _GENERATED_TOKENS = 40, 32
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One point of a sweep. `values` are its columns, in order; the first is the axis."""
+class Order:
+    """What a user asks of a sweep."""
 
-    values: Mapping[str, str | int]
     request: RunRequest
-    thp: str = ""  # the mode to set before the run; '': as it is
+    values: Sequence[int] = ()  # the points, in place of the usual ones
+    may_apply: bool = False  # the node's settings may be changed
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of sweep: what its axis is, and its points; the first is what the others are compared with."""
+
+    name: str
+    axis: str  # in a few words
+    plan: Callable[[Order], list[Point]]
+    engine: str = ""  # the only one that can; '': any
+    takes_values: bool = True
+    missing: str = "name two --values or more, such as 128,512"  # what to do where there is nothing to compare
 
     @property
-    def name(self) -> str:
-        """Return the point's name, unique in its sweep."""
-        return " ".join(f"{key}={value}" for key, value in self.values.items())
+    def help(self) -> str:
+        """Return its line of the command's help."""
+        return self.axis + (f" ({self.engine})" if self.engine else "")
 
 
-def plan_sweep(kind: str, request: RunRequest, values: Sequence[int] = (), *, may_apply: bool = False) -> list[Point]:
-    """Return the points of a sweep of this kind around a request; the first is what the others are compared with.
+def plan_sweep(name: str, order: Order) -> list[Point]:
+    """Return the points of a sweep of this kind; the first is what the others are compared with.
 
     Raises:
         UsageError: the kind takes no values, or needs another engine, or nothing can be compared here.
     """
-    plans: Mapping[str, Callable[[], list[Point]]] = {
-        "prompt-length": lambda: [
-            Point({"prompt_tokens": n}, replace(request, n_prompt_tokens=n)) for n in _choose(kind, values)
-        ],
-        "concurrency": lambda: [_concurrent(request, n) for n in _choose(kind, values)],
-        "kv": lambda: [
-            Point({"max_model_len": n}, replace(request, vllm=VllmChoices(max_model_len=n)))
-            for n in _choose(kind, values)
-        ],
-        "load": lambda: _loads(request, may_apply=may_apply),
-        "allocator": lambda: _allocators(request),
-        "threads": lambda: _threads(request, values),
-    }
-    if values and kind in ("load", "allocator"):
-        raise UsageError(f"the sweep {kind} takes no --values", hint="leave them out")
-    if kind in ("concurrency", "kv") and request.engine != "vllm":
-        raise UsageError(f"the sweep {kind} needs --engine vllm", hint="add --engine vllm")
-    points = plans[kind]()
+    kind = find_kind(name)
+    if order.values and not kind.takes_values:
+        raise UsageError(f"the sweep {name} takes no --values", hint="leave them out")
+    if kind.engine and order.request.engine != kind.engine:
+        raise UsageError(f"the sweep {name} needs --engine {kind.engine}", hint=f"add --engine {kind.engine}")
+    points = kind.plan(order)
     if len(points) < 2:
-        packages = "apt install libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0"
-        raise UsageError(
-            f"the sweep {kind} has nothing to compare here",
-            hint=packages if kind == "allocator" else "name two --values or more, such as 128,512",
-        )
+        raise UsageError(f"the sweep {name} has nothing to compare here", hint=kind.missing)
     return points
+
+
+def find_kind(name: str) -> Kind:
+    """Return the kind of this name."""
+    return next(kind for kind in KINDS if kind.name == name)
 
 
 def find_allocators() -> dict[str, str]:
@@ -81,41 +80,74 @@ def find_allocators() -> dict[str, str]:
     return found
 
 
-def _choose(kind: str, values: Sequence[int]) -> Sequence[int]:
-    return values or _DEFAULTS[kind]
-
-
-def _concurrent(request: RunRequest, n: int) -> Point:
-    n_requests = max(request.n_requests, _CONCURRENT_REQUESTS)
-    return Point({"concurrency": n}, replace(request, n_requests=n_requests, vllm=VllmChoices(concurrency=n)))
-
-
-def _loads(request: RunRequest, *, may_apply: bool) -> list[Point]:
-    # The mode found comes first: it is what the others are compared with.
-    now = read_setting(THP_ENABLED) if may_apply else ""
-    modes = sorted(THP_MODES, key=lambda mode: mode != now) if may_apply else [""]
+def _prompt_lengths(order: Order) -> list[Point]:
     return [
-        Point({"cache": cache, **({"thp": mode} if mode else {})}, replace(request, cache=cache, n_requests=2), mode)
+        Point({"prompt_tokens": n}, replace(order.request, n_prompt_tokens=n))
+        for n in order.values or (32, 128, 256, 512, 1024)
+    ]
+
+
+def _concurrencies(order: Order) -> list[Point]:
+    request = replace(order.request, n_requests=max(order.request.n_requests, _CONCURRENT_REQUESTS))
+    return [
+        Point({"concurrency": n}, replace(request, vllm=VllmChoices(concurrency=n)))
+        for n in order.values or (1, 2, 4, 8, 16)
+    ]
+
+
+def _context_lengths(order: Order) -> list[Point]:
+    return [
+        Point({"max_model_len": n}, replace(order.request, vllm=VllmChoices(max_model_len=n)))
+        for n in order.values or (2048, 4096, 8192, 16384, 32768)
+    ]
+
+
+def _loads(order: Order) -> list[Point]:
+    # The mode found comes first: it is what the others are compared with.
+    now = read_node_file(THP_ENABLED) if order.may_apply else ""
+    modes = sorted(THP_MODES, key=lambda mode: mode != now) if order.may_apply else [""]
+    return [
+        Point(
+            {"cache": cache, **({"thp": mode} if mode else {})},
+            replace(order.request, cache=cache, n_requests=2),
+            (NodeFile(THP_ENABLED, mode),) if mode else (),
+        )
         for mode in modes
         for cache in ("cold", "warm")
     ]
 
 
-def _allocators(request: RunRequest) -> list[Point]:
-    longer = replace(request, n_requests=max(request.n_requests, 8), n_new_tokens=_GENERATED_TOKENS)
+def _allocators(order: Order) -> list[Point]:
+    request = replace(order.request, n_requests=max(order.request.n_requests, 8), n_new_tokens=_GENERATED_TOKENS)
     return [
-        Point({"allocator": name}, replace(longer, environ={"LD_PRELOAD": path} if path else {}))
+        Point({"allocator": name}, request, (Variable("LD_PRELOAD", path),) if path else ())
         for name, path in find_allocators().items()
     ]
 
 
-def _threads(request: RunRequest, values: Sequence[int]) -> list[Point]:
+def _threads(order: Order) -> list[Point]:
     n_cpus = len(os.sched_getaffinity(0))
-    counts = values or sorted({1, max(1, n_cpus // 2), n_cpus, 2 * n_cpus}, key=lambda n: (n != n_cpus, n))
-    longer = replace(request, n_new_tokens=_GENERATED_TOKENS)
-    return [Point({"threads": n}, replace(longer, environ={"OMP_NUM_THREADS": str(n)})) for n in counts]
+    counts = order.values or sorted({1, max(1, n_cpus // 2), n_cpus, 2 * n_cpus}, key=lambda n: (n != n_cpus, n))
+    request = replace(order.request, n_new_tokens=_GENERATED_TOKENS)
+    return [Point({"threads": n}, request, (Variable("OMP_NUM_THREADS", str(n)),)) for n in counts]
 
 
-def describe_environ(point: Point) -> dict[str, str]:
-    """Return what a user sets to get this point, by variable; libraries by their file name."""
-    return {name: Path(value).name if "/" in value else value for name, value in point.request.environ.items()}
+KINDS = (
+    Kind("prompt-length", "tokens of the prompt", _prompt_lengths),
+    Kind("concurrency", "requests at a time", _concurrencies, engine="vllm"),
+    Kind("kv", "max-model-len", _context_lengths, engine="vllm"),
+    Kind(
+        "load",
+        "weights in the page cache or not; with --apply also each huge page mode",
+        _loads,
+        takes_values=False,
+    ),
+    Kind(
+        "allocator",
+        "glibc, and those of jemalloc, tcmalloc and mimalloc that are installed",
+        _allocators,
+        takes_values=False,
+        missing=_PACKAGES,
+    ),
+    Kind("threads", "OMP_NUM_THREADS", _threads),
+)

@@ -6,15 +6,15 @@ confidence interval lies on the faster side, and by a share worth the trouble, i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from .plan import Point, describe_environ
+from .point import Point
 from .sequential import SequentialTest, Shift
+from .setting import Setting, merge_snippets
 from .sweep import Row
 
-EMITS = ("sysctl", "systemd", "k8s")
 MIN_GAIN = 0.03
 _LEVEL, _HIGH_LEVEL = 0.05, 0.005
 _METRICS = ("gen_latency_s", "ttft_steady_s", "warm_load_real_s", "cold_load_real_s", "load_real_s")
@@ -31,16 +31,14 @@ class Recommendation:
     gain: float
     least_gain: float
     confidence: str  # high, medium
-    environ: Mapping[str, str]
-    thp: str
+    settings: tuple[Setting, ...]
 
     @property
     def text(self) -> str:
         """Return it in one line."""
-        what = [f"{name}={value}" for name, value in self.environ.items()]
-        what += [f"echo {self.thp} > /sys/kernel/mm/transparent_hugepage/enabled"] if self.thp else []
+        what = "; ".join(setting.command for setting in self.settings)
         gains = f"{100 * self.gain:.1f} % less {self.metric} (at least {100 * self.least_gain:.1f} %)"
-        return f"{self.point}: {gains}, confidence {self.confidence}; {' '.join(what) or 'nothing to set'}"
+        return f"{self.point}: {gains}, confidence {self.confidence}; {what or 'nothing to set'}"
 
 
 def recommend(points: Sequence[Point], rows: Sequence[Row]) -> list[Recommendation]:
@@ -73,17 +71,14 @@ def saturation_point(rows: Sequence[Row]) -> int | None:
 
 def emit(recommendations: Sequence[Recommendation], form: str) -> str:
     """Return the recommendations as a snippet for sysctl.d and tmpfiles.d, a systemd unit or a Kubernetes container."""
-    environ = {name: value for one in recommendations for name, value in one.environ.items()}
-    thp = next((one.thp for one in recommendations if one.thp), "")
     comments = [f"# {one.text}" for one in recommendations] or ["# nothing was measured to be faster"]
-    return "\n".join([*comments, *_SNIPPETS[form](environ, thp)]) + "\n"
+    settings = [setting for one in recommendations for setting in one.settings]
+    return "\n".join([*comments, *merge_snippets(settings, form)]) + "\n"
 
 
 def _rival(point: Point, points: Sequence[Point]) -> Point:
-    """Return what a point is held against: the first that differs in nothing but what can be set; else itself."""
-    if not point.thp and not point.request.environ:
-        return point
-    return points[0] if point.request.environ else next(one for one in points if one.request == point.request)
+    """Return what a point is held against: the first that differs in nothing but what is set; maybe itself."""
+    return next(one for one in points if one.request == point.request)
 
 
 def _compare(metric: str, rival: Point, point: Point, rows: Sequence[Row], n_options: int) -> Recommendation | None:
@@ -93,9 +88,8 @@ def _compare(metric: str, rival: Point, point: Point, rows: Sequence[Row], n_opt
     for confidence, level in (("high", _HIGH_LEVEL), ("medium", _LEVEL)):
         shift = _shift(before, after, level / n_options)
         if shift.high <= -MIN_GAIN / 2 and shift.estimate <= -MIN_GAIN:
-            return Recommendation(
-                point.name, metric, -shift.estimate, -shift.high, confidence, describe_environ(point), point.thp
-            )
+            settings = tuple(one for one in point.settings if one not in rival.settings)
+            return Recommendation(point.name, metric, -shift.estimate, -shift.high, confidence, settings)
     return None
 
 
@@ -105,34 +99,3 @@ def _values(metric: str, point: Point, rows: Sequence[Row]) -> list[float]:
 
 def _shift(before: Sequence[float], after: Sequence[float], level: float) -> Shift:
     return SequentialTest(before, MIN_GAIN, len(after), alpha=level, beta=level).look(after)[1]
-
-
-def _emit_sysctl(environ: Mapping[str, str], thp: str) -> list[str]:
-    lines = [f"# no sysctl: set {name}={value} for the service" for name, value in environ.items()]
-    if thp:
-        lines.append("# no sysctl either; /etc/tmpfiles.d/slmtrace.conf:")
-        lines.append(f"w /sys/kernel/mm/transparent_hugepage/enabled - - - - {thp}")
-    return lines
-
-
-def _emit_systemd(environ: Mapping[str, str], thp: str) -> list[str]:
-    lines = ["[Service]"] + [f'Environment="{name}={value}"' for name, value in environ.items()]
-    if thp:
-        lines.append(f'ExecStartPre=+/bin/sh -c "echo {thp} > /sys/kernel/mm/transparent_hugepage/enabled"')
-    return lines
-
-
-def _emit_k8s(environ: Mapping[str, str], thp: str) -> list[str]:
-    lines = ["env:"] + [f'- {{name: {name}, value: "{value}"}}' for name, value in environ.items()] if environ else []
-    if thp:
-        lines += [
-            "initContainers:",
-            "- name: huge-pages",
-            "  image: busybox",
-            "  securityContext: {privileged: true}",
-            f'  command: [sh, -c, "echo {thp} > /sys/kernel/mm/transparent_hugepage/enabled"]',
-        ]
-    return lines
-
-
-_SNIPPETS = {"sysctl": _emit_sysctl, "systemd": _emit_systemd, "k8s": _emit_k8s}

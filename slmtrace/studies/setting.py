@@ -1,67 +1,143 @@
-"""Change a system setting for a while, and put it back whatever happens: a watchdog outlives us if we are killed."""
+"""What a point of a sweep sets, and a recommendation tells others to: how to run with it, to type it, to keep it.
+
+A kind of setting is a class here, and nothing else knows of it. What it changes on the node is named by `node_file`:
+the sweep writes it before each run, and puts back what was there.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import SlmtraceError
+from ..builtin import RunRequest
 
-THP_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-# It waits for the end of its pipe, which comes when we close it or die, in a session that no signal of ours reaches.
-_WATCHDOG = """
-import sys
-sys.stdin.buffer.read()
-with open(sys.argv[1], "w") as file:
-    file.write(sys.argv[2])
-"""
+FORMS = ("sysctl", "systemd", "k8s")
+# Lines by the head that they stand under; those under '' stand alone.
+Snippet = Mapping[str, Sequence[str]]
+_SYSCTLS = Path("/proc/sys")
+_TMPFILES, _SYSCTL_D = "# /etc/tmpfiles.d/slmtrace.conf", "# /etc/sysctl.d/90-slmtrace.conf"
+_SERVICE = "[Service]"
 
 
-@contextlib.contextmanager
-def borrowed(path: Path) -> Iterator[None]:
-    """Put the setting back at the end of the block, or at our end, whichever comes first.
+class Setting(ABC):
+    """One thing that is set."""
 
-    Raises:
-        SlmtraceError: it cannot be read or written.
-    """
-    before = read_setting(path)
-    write_setting(path, before)  # refused now rather than in the middle of a study
-    watchdog = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(path), before],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        watchdog.communicate()
+    __slots__ = ()
 
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Return what is set: of two settings of one key only one can hold."""
 
-def read_setting(path: Path) -> str:
-    """Return a setting; of a choice such as 'always [madvise] never' the word in brackets.
+    @property
+    @abstractmethod
+    def command(self) -> str:
+        """Return what a user types."""
 
-    Raises:
-        SlmtraceError: it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise SlmtraceError(f"{path} cannot be read: {error.strerror}", hint="choose another sweep") from error
-    return text.partition("[")[2].partition("]")[0] if "[" in text else text
+    @property
+    def node_file(self) -> tuple[Path, str] | None:
+        """Return the file of the node that holds it, and what to write there; None: it is the run's own."""
+        return None
+
+    def asked_of(self, request: RunRequest) -> RunRequest:
+        """Return the request with this set."""
+        return request
+
+    @abstractmethod
+    def snippet(self, form: str) -> Snippet:
+        """Return what keeps it: for sysctl.d and tmpfiles.d, a systemd unit or a Kubernetes container (FORMS)."""
 
 
-def write_setting(path: Path, value: str) -> None:
-    """Write a setting.
+@dataclass(frozen=True, slots=True)
+class Variable(Setting):
+    """A variable of the program's environment."""
 
-    Raises:
-        SlmtraceError: the kernel or our privileges refuse it.
-    """
-    try:
-        path.write_text(value, encoding="ascii")
-    except OSError as error:
-        raise SlmtraceError(f"{path} cannot be set to {value}: {error.strerror}", hint="run as root") from error
+    name: str
+    value: str
+
+    @property
+    def key(self) -> str:
+        """Return its name."""
+        return self.name
+
+    @property
+    def command(self) -> str:
+        """Return what a user types before the program."""
+        return f"{self.name}={self.value}"
+
+    def asked_of(self, request: RunRequest) -> RunRequest:
+        """Return the request with the variable."""
+        return replace(request, environ={**request.environ, self.name: self.value})
+
+    def snippet(self, form: str) -> Snippet:
+        """Return what sets it for a service."""
+        if form == "systemd":
+            return {_SERVICE: [f'Environment="{self.command}"']}
+        if form == "k8s":
+            return {"env:": [f'- {{name: {self.name}, value: "{self.value}"}}']}
+        return {"": [f"# no sysctl: set {self.command} for the service"]}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFile(Setting):
+    """A setting of the kernel's, which holds for the whole node."""
+
+    path: Path
+    value: str
+
+    @property
+    def key(self) -> str:
+        """Return the file's path."""
+        return str(self.path)
+
+    @property
+    def command(self) -> str:
+        """Return what root types."""
+        if self._sysctl:
+            return f"sysctl -w {self._sysctl}={self.value}"
+        return self._echo
+
+    @property
+    def node_file(self) -> tuple[Path, str]:
+        """Return the file, and the value."""
+        return self.path, self.value
+
+    def snippet(self, form: str) -> Snippet:
+        """Return what sets it at each boot, or before a service."""
+        if form == "systemd":
+            return {_SERVICE: [f'ExecStartPre=+/bin/sh -c "{self._echo}"']}
+        if form == "k8s":
+            return {
+                "initContainers:": [
+                    f"- name: set-{self.path.name.replace('_', '-')}",
+                    "  image: busybox",
+                    "  securityContext: {privileged: true}",
+                    f'  command: [sh, -c, "{self._echo}"]',
+                ]
+            }
+        if self._sysctl:
+            return {_SYSCTL_D: [f"{self._sysctl} = {self.value}"]}
+        return {_TMPFILES: [f"w {self.path} - - - - {self.value}"]}
+
+    @property
+    def _echo(self) -> str:
+        return f"echo {self.value} > {self.path}"
+
+    @property
+    def _sysctl(self) -> str:
+        """Return its name for sysctl(8); '': it has none."""
+        return ".".join(self.path.relative_to(_SYSCTLS).parts) if self.path.is_relative_to(_SYSCTLS) else ""
+
+
+def merge_snippets(settings: Sequence[Setting], form: str) -> list[str]:
+    """Return the lines that keep all of these settings; of one key the first holds."""
+    chosen: dict[str, Setting] = {}
+    for setting in settings:
+        chosen.setdefault(setting.key, setting)
+    sections: dict[str, list[str]] = {"": []}
+    for setting in chosen.values():
+        for head, lines in setting.snippet(form).items():
+            sections.setdefault(head, []).extend(lines)
+    return [line for head, lines in sections.items() for line in ([head] if head else []) + lines]

@@ -14,9 +14,9 @@ from typing import Any
 from ..errors import CaptureError, UsageError
 from ..model.percentiles import ttft_percentiles
 from ..model.taxonomy import Phase, WindowKind
-from .plan import Point
+from .node_files import borrowed, write_node_file
+from .point import Point
 from .repeat import FIRST, LATER, LOAD, Run, series_of
-from .setting import THP_ENABLED, borrowed, write_setting
 
 ROWS_FILE, PLAN_FILE = "rows.jsonl", "sweep.json"
 Row = dict[str, Any]
@@ -44,12 +44,12 @@ def run_sweep(
     done = {(row["point"], row["repeat"]) for row in rows}
     turns = [turn for turn in order_turns(points, repeats, seed) if (turn[0].name, turn[1]) not in done]
     with contextlib.ExitStack() as stack:
-        if any(point.thp for point, _ in turns):
-            stack.enter_context(borrowed(THP_ENABLED))
+        for path in sorted({path for point, _ in turns for path in point.node_files}):
+            stack.enter_context(borrowed(path))
         for number, (point, repeat) in enumerate(turns):
             say(f"run {len(done) + number + 1} of {len(done) + len(turns)}: {point.name}")
-            if point.thp:
-                write_setting(THP_ENABLED, point.thp)
+            for path, value in point.node_files.items():
+                write_node_file(path, value)
             row = make_row(point, repeat, run(point))
             with (directory / ROWS_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

@@ -15,15 +15,17 @@ import pytest
 from slmtrace.builtin import Answered, RunRequest
 from slmtrace.errors import UsageError
 from slmtrace.model.taxonomy import Cause, Stage, WindowKind
-from slmtrace.studies.plan import Point, plan_sweep
+from slmtrace.studies.node_files import borrowed
+from slmtrace.studies.plan import Order, plan_sweep
+from slmtrace.studies.point import Point
 from slmtrace.studies.recommend import emit, recommend, saturation_point
 from slmtrace.studies.repeat import Run
-from slmtrace.studies.setting import borrowed
+from slmtrace.studies.setting import Variable
 from slmtrace.studies.sweep import Row, order_turns, read_rows, run_sweep, write_tables
 from slmtrace.studies.sweep_output import render_sweep_html, render_sweep_svg, render_sweep_text
 from tests.support.builders import MS, make_report, make_segments, make_window
 
-POINTS = plan_sweep("prompt-length", RunRequest(cache="warm"), (64, 128, 256))
+POINTS = plan_sweep("prompt-length", Order(RunRequest(cache="warm"), (64, 128, 256)))
 
 
 def make_run(point: Point) -> Run:
@@ -123,8 +125,8 @@ def test_concurrency_saturates_where_throughput_stops_growing() -> None:
 
 
 def allocator_points() -> list[Point]:
-    fast = RunRequest(environ={"LD_PRELOAD": "libjemalloc.so.2"})
-    return [Point({"allocator": "glibc"}, RunRequest()), Point({"allocator": "jemalloc"}, fast)]
+    preload = Variable("LD_PRELOAD", "libjemalloc.so.2")
+    return [Point({"allocator": "glibc"}, RunRequest()), Point({"allocator": "jemalloc"}, RunRequest(), (preload,))]
 
 
 def allocator_rows(glibc_s: float, jemalloc_s: float) -> list[Row]:
@@ -166,9 +168,10 @@ def test_a_snippet_sets_what_was_recommended(form: str, line: str) -> None:
 def test_each_installed_allocator_is_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.util.find_library", lambda name: f"lib{name}.so.2")
 
-    points = {point.values["allocator"]: dict(point.request.environ) for point in plan_sweep("allocator", RunRequest())}
+    points = plan_sweep("allocator", Order(RunRequest()))
+    environ = {point.values["allocator"]: dict(point.whole_request.environ) for point in points}
 
-    assert points == {
+    assert environ == {
         "glibc": {},
         "jemalloc": {"LD_PRELOAD": "libjemalloc.so.2"},
         "tcmalloc": {"LD_PRELOAD": "libtcmalloc_minimal.so.2"},
@@ -180,14 +183,14 @@ def test_without_another_allocator_the_packages_are_named(monkeypatch: pytest.Mo
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
 
     with pytest.raises(UsageError, match="nothing to compare") as caught:
-        plan_sweep("allocator", RunRequest())
+        plan_sweep("allocator", Order(RunRequest()))
 
     assert "libjemalloc2" in caught.value.hint
 
 
 def test_kinds_of_vllm_need_vllm() -> None:
     with pytest.raises(UsageError, match="needs --engine vllm"):
-        plan_sweep("kv", RunRequest())
+        plan_sweep("kv", Order(RunRequest()))
 
 
 def test_a_borrowed_setting_is_put_back_after_an_error(tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_a_borrowed_setting_is_put_back_after_a_kill(tmp_path: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
-from slmtrace.studies.setting import borrowed
+from slmtrace.studies.node_files import borrowed
 with borrowed(Path({str(setting)!r})):
     Path({str(setting)!r}).write_text("never")
     print("set", flush=True)
