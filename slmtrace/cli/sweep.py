@@ -12,7 +12,8 @@ from ..errors import UsageError
 from ..probes.base import RecordOptions
 from ..recording.ownership import give_to_caller
 from ..recording.progress import Progress
-from ..studies.plan import KINDS, Order, find_kind, plan_sweep
+from ..studies.kind import Order
+from ..studies.plan import KINDS, find_kind, plan_sweep
 from ..studies.setting import FORMS
 from . import options
 from .paths import require_directory
@@ -38,7 +39,12 @@ A sweep that was ended goes on when it is started again with the same -o.
 @click.option("--values", metavar="N,N,...", default="", help="The points, in place of the usual ones.")
 @click.option("--repeats", metavar="N", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs a point.")
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Decides the order of the runs.")
-@click.option("--apply", "may_apply", is_flag=True, help="load: set each huge page mode; the one found is put back.")
+@click.option(
+    "--apply",
+    "may_apply",
+    is_flag=True,
+    help="Change settings of this node; what was found is put back, also after a kill.",
+)
 @options.tier
 @click.option(
     "--emit",

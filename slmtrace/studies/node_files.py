@@ -61,9 +61,14 @@ def write_node_file(path: Path, value: str) -> None:
     """Write a setting.
 
     Raises:
-        SlmtraceError: the kernel or our privileges refuse it.
+        SlmtraceError: the kernel or our privileges refuse it, or the kernel took it for another value.
     """
     try:
         path.write_text(value, encoding="ascii")
     except OSError as error:
         raise SlmtraceError(f"{path} cannot be set to {value}: {error.strerror}", hint="run as root") from error
+    found = read_node_file(path)
+    if found != value:
+        raise SlmtraceError(
+            f"{path} is {found} after {value} was written to it", hint="the kernel has no more to give: ask for less"
+        )

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from ..builtin import RunRequest
 
@@ -129,6 +130,27 @@ class NodeFile(Setting):
     def _sysctl(self) -> str:
         """Return its name for sysctl(8); '': it has none."""
         return ".".join(self.path.relative_to(_SYSCTLS).parts) if self.path.is_relative_to(_SYSCTLS) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class HugePagePool(NodeFile):
+    """A pool of reserved huge pages. By itself it does nothing: who maps memory from it has to be told to."""
+
+    own_bytes: int  # what of it is meant for the program
+    page_bytes: int
+
+    PATH: ClassVar = Path("/proc/sys/vm/nr_hugepages")
+
+    def snippet(self, form: str) -> Snippet:
+        """Return what reserves it; to Kubernetes it is a resource of the node, of which containers get their parts."""
+        if form != "k8s":
+            return NodeFile.snippet(self, form)
+        mib = self.page_bytes >> 20
+        size = f"{mib}Mi" if mib < 1024 else f"{mib >> 10}Gi"
+        return {
+            "": [f"# on the node, before the kubelet starts: {self.command}"],
+            "resources:": [f"  limits: {{hugepages-{size}: {self.own_bytes >> 20}Mi, memory: YOUR-LIMIT}}"],
+        }
 
 
 def merge_snippets(settings: Sequence[Setting], form: str) -> list[str]:

@@ -60,8 +60,9 @@ def render_sweep_svg(rows: Sequence[Row]) -> str:
         name for name in ("ttft_steady_s", "ttft_p50_s", "ttft_p95_s", "ttft_p99_s") if any(name in r for r in rows)
     ]
     names = names if any("ttft_p50_s" in row for row in rows) else names + _present(rows, "gen_latency_s")
-    if any("cache" in row for row in rows):
-        names = _present(rows, "cold_load_real_s") + _present(rows, "warm_load_real_s")
+    if any("cold_load_real_s" in row for row in rows):
+        names = [*_present(rows, "cold_load_real_s"), *_present(rows, "warm_load_real_s")]
+        names += _present(rows, "ttft_first_s")
     series: dict[str, dict[str, list[float]]] = {name: {} for name in names}
     for row in rows:
         for name in names:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -65,6 +66,35 @@ def test_a_sweep_writes_its_table_and_records_nothing_twice(tmp_path: Path) -> N
     assert float(rows["256"]["ttft_steady_s"]) > float(rows["16"]["ttft_steady_s"])
     assert [line[:20] for line in first.stderr.splitlines()] == ["slmtrace: run 1 of 2", "slmtrace: run 2 of 2"]
     assert again.stderr == ""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["hugepages", "readahead"])
+def test_a_killed_sweep_leaves_the_node_as_it_was(tmp_path: Path, kind: str) -> None:
+    settings = {
+        "hugepages": [Path("/proc/sys/vm/nr_hugepages"), Path("/sys/kernel/mm/transparent_hugepage/enabled")],
+        "readahead": sorted(Path("/sys/block").glob("*/queue/read_ahead_kb")),
+    }
+    before = [path.read_text() for path in settings[kind]]
+    options = ("--apply", "--values", "64,8", "--repeats", "5")
+    command = [sys.executable, "-m", "slmtrace", "sweep", kind, *options, "-o", str(tmp_path / "sweep")]
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as sweep:
+        is_changed = wait_until(lambda: [path.read_text() for path in settings[kind]] != before, 300)
+        sweep.kill()
+    is_put_back = wait_until(lambda: [path.read_text() for path in settings[kind]] == before, 60)
+
+    assert is_changed
+    assert is_put_back
+
+
+def wait_until(holds: Callable[[], bool], limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_a_check_without_a_baseline_says_how_to_make_one() -> None:

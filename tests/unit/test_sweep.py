@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 
 from slmtrace.builtin import Answered, RunRequest
-from slmtrace.errors import UsageError
+from slmtrace.engines.models import Model
+from slmtrace.errors import SlmtraceError, UsageError
 from slmtrace.model.taxonomy import Cause, Stage, WindowKind
-from slmtrace.studies.node_files import borrowed
-from slmtrace.studies.plan import Order, plan_sweep
+from slmtrace.studies import node_kinds
+from slmtrace.studies.kind import Order
+from slmtrace.studies.node_files import borrowed, write_node_file
+from slmtrace.studies.plan import plan_sweep
 from slmtrace.studies.point import Point
 from slmtrace.studies.recommend import emit, recommend, saturation_point
 from slmtrace.studies.repeat import Run
-from slmtrace.studies.setting import Variable
+from slmtrace.studies.setting import HugePagePool, NodeFile, Variable, merge_snippets
 from slmtrace.studies.sweep import Row, order_turns, read_rows, run_sweep, write_tables
 from slmtrace.studies.sweep_output import render_sweep_html, render_sweep_svg, render_sweep_text
 from tests.support.builders import MS, make_report, make_segments, make_window
@@ -226,3 +229,114 @@ with borrowed(Path({str(setting)!r})):
         time.sleep(0.05)
 
     assert setting.read_text() == "madvise"
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the files of a node that sweeps set: a mode, a pool of huge pages, and the queue of the weights' disk."""
+    files = {
+        "thp": "always [madvise] never\n",
+        "pool": "3\n",
+        "sda/queue/read_ahead_kb": "256\n",
+        "sda/sda1/partition": "1",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "block").mkdir()
+    (tmp_path / "block" / "sda1").symlink_to(tmp_path / "sda" / "sda1")
+    monkeypatch.setattr(node_kinds, "THP_ENABLED", tmp_path / "thp")
+    monkeypatch.setattr(HugePagePool, "PATH", tmp_path / "pool")
+    monkeypatch.setattr(node_kinds, "BLOCK_DEVICES", tmp_path / "block")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(5 << 20))
+    model = Model("model", tmp_path, (weights,), {})
+    monkeypatch.setattr(node_kinds, "find_model", lambda name: model)
+    monkeypatch.setattr(node_kinds, "read_storage", lambda files, pid: [{"device": {"name": "sda1"}}, {"device": None}])
+    return tmp_path
+
+
+def test_huge_pages_are_crossed_with_caches_and_modes_and_malloc_is_told_to_use_them(node: Path) -> None:
+    points = plan_sweep("hugepages", Order(RunRequest(), (8,), may_apply=True))
+
+    assert len({point.name for point in points}) == len(points) == 12
+    assert points[0].name == "cache=cold thp=madvise hugepages=0"  # as the node was found
+    assert points[0].node_files == {node / "thp": "madvise", node / "pool": "3"}
+    assert not points[0].whole_request.environ
+    (pool,) = [point for point in points if point.name == "cache=warm thp=never hugepages=8"]
+    assert pool.node_files == {node / "thp": "never", node / "pool": "11"}
+    assert pool.whole_request.environ == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=2"}
+
+
+def test_the_usual_pool_holds_the_weights_and_more(node: Path) -> None:
+    points = plan_sweep("hugepages", Order(RunRequest(), may_apply=True))
+
+    (size,) = {int(point.values["hugepages"]) for point in points} - {0}
+    assert size * 2 >= 5 + 512
+
+
+def test_a_pool_that_the_memory_cannot_spare_is_refused(node: Path) -> None:
+    with pytest.raises(UsageError, match="more than half of the memory"):
+        plan_sweep("hugepages", Order(RunRequest(), (1 << 30,), may_apply=True))
+
+
+def test_readahead_is_swept_on_the_whole_disk_from_cold_and_begins_with_what_was_found(node: Path) -> None:
+    points = plan_sweep("readahead", Order(RunRequest(), may_apply=True))
+
+    assert [point.name for point in points] == [f"read_ahead_kb={kb}" for kb in (256, 128, 1024, 8192)]
+    assert points[2].node_files == {node / "sda" / "queue" / "read_ahead_kb": "1024"}
+    assert {point.request.cache for point in points} == {"cold"}
+
+
+@pytest.mark.parametrize("kind", ["hugepages", "readahead"])
+def test_a_node_is_not_changed_without_being_told(node: Path, kind: str) -> None:
+    with pytest.raises(UsageError, match="changes settings of this node"):
+        plan_sweep(kind, Order(RunRequest()))
+
+
+def test_a_sweep_sets_the_node_before_each_run_and_puts_back_what_it_found(node: Path, tmp_path: Path) -> None:
+    points = plan_sweep("hugepages", Order(RunRequest(), (8,), may_apply=True))
+    seen = {}
+
+    def run(point: Point) -> Run:
+        seen[point.name] = {path: path.read_text() for path in point.node_files}
+        return make_run(point)
+
+    run_sweep("hugepages", points, tmp_path / "sweep", run, repeats=1)
+
+    assert seen == {point.name: point.node_files for point in points}
+    assert ((node / "thp").read_text(), (node / "pool").read_text()) == ("madvise", "3")
+
+
+def test_a_value_that_the_kernel_did_not_take_is_an_error() -> None:
+    with pytest.raises(SlmtraceError, match="after 9 was written to it"):
+        write_node_file(Path("/dev/null"), "9")
+
+
+def test_a_pool_is_a_sysctl_and_to_kubernetes_a_resource() -> None:
+    pool = HugePagePool(Path("/proc/sys/vm/nr_hugepages"), "515", 512 << 21, 2 << 20)
+
+    assert pool.command == "sysctl -w vm.nr_hugepages=515"
+    assert "vm.nr_hugepages = 515" in merge_snippets([pool], "sysctl")
+    assert 'ExecStartPre=+/bin/sh -c "echo 515 > /proc/sys/vm/nr_hugepages"' in merge_snippets([pool], "systemd")
+    assert "  limits: {hugepages-2Mi: 1024Mi, memory: YOUR-LIMIT}" in merge_snippets([pool], "k8s")
+
+
+def test_what_is_no_sysctl_is_kept_by_tmpfiles() -> None:
+    readahead = NodeFile(Path("/sys/block/sda/queue/read_ahead_kb"), "4096")
+
+    assert merge_snippets([readahead], "sysctl") == [
+        "# /etc/tmpfiles.d/slmtrace.conf",
+        "w /sys/block/sda/queue/read_ahead_kb - - - - 4096",
+    ]
+
+
+def test_of_two_values_for_one_thing_the_first_is_kept() -> None:
+    thp = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    both = [NodeFile(thp, "always"), Variable("A", "1"), NodeFile(thp, "never")]
+
+    lines = merge_snippets(both, "systemd")
+
+    assert lines[0] == "[Service]"
+    assert len(lines) == 3
+    assert not any("never" in line for line in lines)
