@@ -58,6 +58,7 @@ class RunRequest:
     cache: str = ""  # cold, warm; '': as it is
     interpreter: str = ""  # hf: the Python that runs the model; '': ours
     environ: Mapping[str, str] = field(default_factory=dict)  # set for the target alone
+    prefix: tuple[str, ...] = ()  # a command that executes the one after it, such as taskset -c 0
     deadline_s: float = math.inf  # CLOCK_MONOTONIC: the program is ended then; what it did by then is recorded
 
     def prepare(self, model: Model, scratch: Path, progress: Progress) -> EngineRun:
@@ -108,7 +109,7 @@ def record_run(
         # A run with a deadline has no time to measure the node.
         floors = find_floors(model, progress.say) if math.isinf(request.deadline_s) else read_floors(model)
         recording = Recording(
-            command=run.command,
+            command=(*request.prefix, *run.command),
             probes=probes.probes,
             required=probes.required,
             probes_if_present=probes.probes_if_present,

@@ -42,7 +42,7 @@ class VllmChoices:
 
     is_offline: bool = False
     concurrency: int = 1
-    max_model_len: int = 0  # 0: as the model says
+    arguments: tuple[str, ...] = ()  # more of them for vllm serve
 
 
 def find_vllm() -> Vllm:
@@ -110,7 +110,7 @@ def _serve_command(vllm: Vllm, model: Model, port: int, choices: VllmChoices) ->
         *(vllm.program, "serve", str(model.path)),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--served-model-name", _SERVED_NAME),
-        *(("--max-model-len", str(choices.max_model_len)) if choices.max_model_len else ()),
+        *choices.arguments,
     ]
 
 

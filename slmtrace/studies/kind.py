@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from ..builtin import RunRequest
 from .point import Point
 
+# What a run generates where the time of a whole answer counts.
+GENERATED_TOKENS = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Order:

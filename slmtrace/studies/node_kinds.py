@@ -1,26 +1,31 @@
-"""The sweeps of how weights and memory are got: page cache, huge pages, readahead. They change settings of the node."""
+"""The sweeps of what a run has from its node: page cache, huge pages, readahead, CPUs, NUMA nodes."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..engines.models import find_model
 from ..errors import UsageError
-from ..probes.memory_state import read_memory
-from ..probes.procfs import read_table
+from ..probes.memory_state import read_memory, read_numa
+from ..probes.procfs import read_table, read_text
 from ..probes.storage_state import read_storage
-from .kind import Kind, Order
+from .cpu_list import format_cpus, parse_cpus
+from .kind import GENERATED_TOKENS, Kind, Order
 from .node_files import read_node_file
 from .point import Point
+from .run_settings import Cpus, EngineArgument, NumaPolicy, Prefetch
 from .setting import HugePagePool, NodeFile, Setting, Variable
 
 THP_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 THP_MODES = ("always", "madvise", "never")
 BLOCK_DEVICES = Path("/sys/class/block")
+CPUS = Path("/sys/devices/system/cpu")
 CACHES = ("cold", "warm")
 # What malloc gets by mmap, and the heaps of its arenas, come from the pool (glibc 2.35 and newer); the rest does not.
 _USE_POOL = Variable("GLIBC_TUNABLES", "glibc.malloc.hugetlb=2")
@@ -88,6 +93,55 @@ def _readaheads(order: Order) -> list[Point]:
     ]
 
 
+def _prefetches(order: Order) -> list[Point]:
+    """Return ways to get weights that are not in the page cache; first the engine's own, as they are needed."""
+    files = find_model(order.request.model_name).weight_files
+    strategies = ("prefetch", "eager") if order.request.engine == "vllm" else ()
+    ways: Axis = [
+        ("none", ()),
+        ("cat", (Prefetch(files),)),
+        *((f"vllm-{one}", (EngineArgument("--safetensors-load-strategy", one),)) for one in strategies),
+    ]
+    request = replace(order.request, cache="cold", n_requests=2)
+    return [Point({"prefetch": label}, request, settings) for label, settings in ways]
+
+
+def _cpu_sets(order: Order) -> list[Point]:
+    """Return all CPUs, then: one thread of each core, the CPUs of each NUMA node, half of them; or so many."""
+    allowed = tuple(sorted(os.sched_getaffinity(0)))
+    if max(order.values, default=0) > len(allowed):
+        raise UsageError(f"there are {len(allowed)} CPUs to run on", hint="use smaller --values")
+    cores = [cpu for cpu in allowed if min(_siblings(cpu) & {*allowed}, default=cpu) == cpu]
+    nodes = [[cpu for cpu in allowed if cpu in parse_cpus(node["cpus"] or "")] for node in read_numa("self")["nodes"]]
+    usual = [cores, *nodes, allowed[: len(allowed) // 2]]
+    sets = [allowed[:n] for n in order.values] if order.values else usual
+    chosen = [cpus for cpus in dict.fromkeys(tuple(one) for one in sets) if cpus and cpus != allowed]
+    request = replace(order.request, n_new_tokens=GENERATED_TOKENS)
+    return [
+        Point({"cpus": format_cpus(cpus)}, request, (Cpus(cpus),) if cpus != allowed else ())
+        for cpus in (allowed, *chosen)
+    ]
+
+
+def _siblings(cpu: int) -> set[int]:
+    """Return the threads of a CPU's core."""
+    return parse_cpus(read_text(CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") or "")
+
+
+def _numa_policies(order: Order) -> list[Point]:
+    """Return the kernel's own policy, interleaving, and each node that has CPUs."""
+    nodes = [str(node["node"]) for node in read_numa("self")["nodes"] if node["cpus"]]
+    policies: Axis = [
+        ("default", ()),
+        ("interleave", (NumaPolicy("interleave"),)),
+        *((f"node {node}", (NumaPolicy("bind", node),)) for node in nodes),
+    ]
+    request = replace(order.request, n_new_tokens=GENERATED_TOKENS)
+    if len(nodes) > 1 and shutil.which("numactl") is None:
+        raise UsageError("the sweep numa needs numactl", hint="apt install numactl")
+    return [Point({"numa": label}, request, settings) for label, settings in (policies if len(nodes) > 1 else ())]
+
+
 def _devices_of_weights(order: Order) -> list[str]:
     """Return the block devices that the model's weights are read from."""
     described = read_storage(find_model(order.request.model_name).weight_files, "self")
@@ -119,5 +173,24 @@ NODE_KINDS = (
         _readaheads,
         needs_apply=True,
         missing="the weights lie on no block device: name a --model on a local disk",
+    ),
+    Kind(
+        "prefetch",
+        "weights that are not in the page cache: read when they are needed, or while the program starts",
+        _prefetches,
+        takes_values=False,
+    ),
+    Kind(
+        "cpus",
+        "so many CPUs, by taskset; else one thread of each core, those of each NUMA node, half of them",
+        _cpu_sets,
+        missing="this program may run on one CPU alone",
+    ),
+    Kind(
+        "numa",
+        "the kernel's policy, interleaved memory, and each NUMA node, by numactl",
+        _numa_policies,
+        takes_values=False,
+        missing="this machine has one NUMA node; the sweep cpus pins without it",
     ),
 )

@@ -18,7 +18,7 @@ from .sweep import Row
 MIN_GAIN = 0.03
 _LEVEL, _HIGH_LEVEL = 0.05, 0.005
 _METRICS = (
-    *("gen_latency_s", "ttft_steady_s", "ttft_first_s"),
+    *("gen_latency_s", "concurrent_s", "ttft_steady_s", "ttft_first_s"),
     *("warm_load_real_s", "cold_load_real_s", "load_real_s"),
 )
 # From this share of the best throughput on, more concurrency adds waiting and nothing else.

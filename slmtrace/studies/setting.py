@@ -1,7 +1,7 @@
 """What a point of a sweep sets, and a recommendation tells others to: how to run with it, to type it, to keep it.
 
-A kind of setting is a class here, and nothing else knows of it. What it changes on the node is named by `node_file`:
-the sweep writes it before each run, and puts back what was there.
+A kind of setting is a class, here or in `run_settings`, and nothing else knows of it. What it changes on the node is
+named by `node_file`: the sweep writes it before each run, and puts back what was there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ FORMS = ("sysctl", "systemd", "k8s")
 Snippet = Mapping[str, Sequence[str]]
 _SYSCTLS = Path("/proc/sys")
 _TMPFILES, _SYSCTL_D = "# /etc/tmpfiles.d/slmtrace.conf", "# /etc/sysctl.d/90-slmtrace.conf"
-_SERVICE = "[Service]"
+# Heads that several kinds of settings have lines under: of a systemd unit, and of a Kubernetes container.
+SERVICE = "[Service]"
+LIMITS = "resources:\n  limits:"
 
 
 class Setting(ABC):
@@ -75,7 +77,7 @@ class Variable(Setting):
     def snippet(self, form: str) -> Snippet:
         """Return what sets it for a service."""
         if form == "systemd":
-            return {_SERVICE: [f'Environment="{self.command}"']}
+            return {SERVICE: [f'Environment="{self.command}"']}
         if form == "k8s":
             return {"env:": [f'- {{name: {self.name}, value: "{self.value}"}}']}
         return {"": [f"# no sysctl: set {self.command} for the service"]}
@@ -108,7 +110,7 @@ class NodeFile(Setting):
     def snippet(self, form: str) -> Snippet:
         """Return what sets it at each boot, or before a service."""
         if form == "systemd":
-            return {_SERVICE: [f'ExecStartPre=+/bin/sh -c "{self._echo}"']}
+            return {SERVICE: [f'ExecStartPre=+/bin/sh -c "{self._echo}"']}
         if form == "k8s":
             return {
                 "initContainers:": [
@@ -149,7 +151,7 @@ class HugePagePool(NodeFile):
         size = f"{mib}Mi" if mib < 1024 else f"{mib >> 10}Gi"
         return {
             "": [f"# on the node, before the kubelet starts: {self.command}"],
-            "resources:": [f"  limits: {{hugepages-{size}: {self.own_bytes >> 20}Mi, memory: YOUR-LIMIT}}"],
+            LIMITS: [f"    hugepages-{size}: {self.own_bytes >> 20}Mi", "    memory: YOUR-LIMIT"],
         }
 
 
@@ -162,4 +164,4 @@ def merge_snippets(settings: Sequence[Setting], form: str) -> list[str]:
     for setting in chosen.values():
         for head, lines in setting.snippet(form).items():
             sections.setdefault(head, []).extend(lines)
-    return [line for head, lines in sections.items() for line in ([head] if head else []) + lines]
+    return [line for head, lines in sections.items() for line in [*head.splitlines(), *lines]]

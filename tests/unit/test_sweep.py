@@ -17,13 +17,15 @@ from slmtrace.engines.models import Model
 from slmtrace.errors import SlmtraceError, UsageError
 from slmtrace.model.taxonomy import Cause, Stage, WindowKind
 from slmtrace.studies import node_kinds
+from slmtrace.studies.cpu_list import format_cpus, parse_cpus
 from slmtrace.studies.kind import Order
 from slmtrace.studies.node_files import borrowed, write_node_file
 from slmtrace.studies.plan import plan_sweep
 from slmtrace.studies.point import Point
 from slmtrace.studies.recommend import emit, recommend, saturation_point
 from slmtrace.studies.repeat import Run
-from slmtrace.studies.setting import HugePagePool, NodeFile, Variable, merge_snippets
+from slmtrace.studies.run_settings import Cpus, EngineArgument, NumaPolicy, Prefetch
+from slmtrace.studies.setting import HugePagePool, NodeFile, Setting, Variable, merge_snippets
 from slmtrace.studies.sweep import Row, order_turns, read_rows, run_sweep, write_tables
 from slmtrace.studies.sweep_output import render_sweep_html, render_sweep_svg, render_sweep_text
 from tests.support.builders import MS, make_report, make_segments, make_window
@@ -319,7 +321,7 @@ def test_a_pool_is_a_sysctl_and_to_kubernetes_a_resource() -> None:
     assert pool.command == "sysctl -w vm.nr_hugepages=515"
     assert "vm.nr_hugepages = 515" in merge_snippets([pool], "sysctl")
     assert 'ExecStartPre=+/bin/sh -c "echo 515 > /proc/sys/vm/nr_hugepages"' in merge_snippets([pool], "systemd")
-    assert "  limits: {hugepages-2Mi: 1024Mi, memory: YOUR-LIMIT}" in merge_snippets([pool], "k8s")
+    assert "    hugepages-2Mi: 1024Mi" in merge_snippets([pool], "k8s")
 
 
 def test_what_is_no_sysctl_is_kept_by_tmpfiles() -> None:
@@ -340,3 +342,97 @@ def test_of_two_values_for_one_thing_the_first_is_kept() -> None:
     assert lines[0] == "[Service]"
     assert len(lines) == 3
     assert not any("never" in line for line in lines)
+
+
+def test_cpus_are_all_of_them_then_one_of_each_core_then_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpu in range(6):
+        siblings = tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        siblings.parent.mkdir(parents=True)
+        siblings.write_text(f"{cpu % 3},{cpu % 3 + 3}\n")
+    monkeypatch.setattr(node_kinds, "CPUS", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 3, 4, 5})
+    monkeypatch.setattr(node_kinds, "read_numa", lambda pid: {"nodes": [{"node": 0, "cpus": "0-5"}]})
+
+    points = plan_sweep("cpus", Order(RunRequest()))
+
+    assert [point.values["cpus"] for point in points] == ["0-1,3-5", "0-1,5", "0-1"]
+    assert [point.whole_request.prefix for point in points] == [
+        (),
+        ("taskset", "-c", "0-1,5"),
+        ("taskset", "-c", "0-1"),
+    ]
+
+
+def test_memory_is_bound_to_each_numa_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"node": 0, "cpus": "0-3"}, {"node": 1, "cpus": "4-7"}, {"node": 2, "cpus": ""}]
+    monkeypatch.setattr(node_kinds, "read_numa", lambda pid: {"nodes": nodes})
+    monkeypatch.setattr("shutil.which", lambda name: name)
+
+    points = plan_sweep("numa", Order(RunRequest()))
+
+    assert {point.name: point.whole_request.prefix for point in points} == {
+        "numa=default": (),
+        "numa=interleave": ("numactl", "--interleave=all"),
+        "numa=node 0": ("numactl", "--cpunodebind=0", "--membind=0"),
+        "numa=node 1": ("numactl", "--cpunodebind=1", "--membind=1"),
+    }
+
+
+def test_one_numa_node_is_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_kinds, "read_numa", lambda pid: {"nodes": [{"node": 0, "cpus": "0-3"}]})
+
+    with pytest.raises(UsageError, match="nothing to compare"):
+        plan_sweep("numa", Order(RunRequest()))
+
+
+def test_weights_are_prefetched_aside_or_by_the_engine(node: Path) -> None:
+    hf, vllm = (plan_sweep("prefetch", Order(RunRequest(engine=engine))) for engine in ("hf", "vllm"))
+
+    assert [point.name for point in hf] == ["prefetch=none", "prefetch=cat"]
+    assert hf[1].whole_request.prefix == ("sh", "-c", f'cat {node}/*.safetensors > /dev/null & exec "$@"', "sh")
+    assert vllm[2].whole_request.vllm.arguments == ("--safetensors-load-strategy", "prefetch")
+    assert {point.request.cache for point in (*hf, *vllm)} == {"cold"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag"), [("batch-tokens", "max-num-batched-tokens"), ("batch-requests", "max-num-seqs")]
+)
+def test_limits_on_batches_are_compared_with_the_engines_own(kind: str, flag: str) -> None:
+    own, limited = plan_sweep(kind, Order(RunRequest(engine="vllm"), (64,)))
+
+    assert own.values == {flag.replace("-", "_"): "default"}
+    assert own.request.vllm.concurrency == 16
+    assert not own.whole_request.vllm.arguments
+    assert limited.whole_request.vllm.arguments == (f"--{flag}", "64")
+
+
+@pytest.mark.parametrize(
+    ("setting", "systemd", "k8s"),
+    [
+        (EngineArgument("--max-num-seqs", "64"), "# add to ExecStart=: --max-num-seqs 64", '- "--max-num-seqs=64"'),
+        (Cpus((0, 1, 2, 8)), "CPUAffinity=0-2,8", "    cpu: 4"),
+        (NumaPolicy("bind", "1"), "NUMAMask=1", "single-numa-node"),
+        (NumaPolicy("interleave"), "NUMAPolicy=interleave", "# numactl --interleave=all before the command"),
+        (
+            Prefetch((Path("/m/a.safetensors"),)),
+            'cat /m/*.safetensors > /dev/null & exec "$$@"',
+            "command: [sh, -c, 'cat",
+        ),
+    ],
+)
+def test_what_a_run_was_given_is_kept_for_a_service(setting: Setting, systemd: str, k8s: str) -> None:
+    assert systemd in "\n".join(merge_snippets([setting], "systemd"))
+    assert k8s in "\n".join(merge_snippets([setting], "k8s"))
+
+
+def test_limits_of_a_container_stand_under_one_head() -> None:
+    pool = HugePagePool(Path("/proc/sys/vm/nr_hugepages"), "4", 8 << 20, 2 << 20)
+
+    lines = merge_snippets([pool, Cpus((0, 1))], "k8s")
+
+    assert lines[-5:] == ["resources:", "  limits:", "    hugepages-2Mi: 8Mi", "    memory: YOUR-LIMIT", "    cpu: 2"]
+
+
+@pytest.mark.parametrize("text", ["0", "0-3", "0-1,3,5-8", ""])
+def test_lists_of_cpus_come_back_as_they_were(text: str) -> None:
+    assert format_cpus(sorted(parse_cpus(text))) == text

@@ -44,11 +44,12 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
 
 
 def test_a_run_serves_on_loopback_and_asks_as_often_as_wanted(model: Model, tmp_path: Path) -> None:
-    run = prepare_vllm_run(model, 22, 5, VllmChoices(concurrency=3), tmp_path, say)
+    run = prepare_vllm_run(model, 22, 5, VllmChoices(concurrency=3, arguments=("--max-num-seqs", "2")), tmp_path, say)
 
     plan = json.loads(Path(run.command[-1]).read_text())
     assert plan["command"][1:5] == ["serve", str(model.path), "--host", "127.0.0.1"]
     assert plan["command"][plan["command"].index("--port") + 1] == str(plan["port"])
+    assert plan["command"][-2:] == ["--max-num-seqs", "2"]
     assert (len(plan["prompts"]), plan["concurrency"]) == (5, 3)
     assert run.command[:3] == (sys.executable, "-m", "slmtrace.engines.vllm_driver")
 
