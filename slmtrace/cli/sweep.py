@@ -62,7 +62,7 @@ A sweep that was ended goes on when it is started again with the same -o.
 def command(kind: str, output: Path | None, **arguments: Any) -> int:
     """Record, write, recommend."""
     require_directory(output, "-o")
-    from ..studies import recommend, repeat, sweep, sweep_output  # noqa: PLC0415  (numpy takes longer to import)
+    from ..studies import density, recommend, recommendation, repeat, sweep, sweep_output  # noqa: PLC0415  (numpy takes longer to import)
 
     request = RunRequest(
         engine=arguments["engine"] or find_kind(kind).engine or "hf",
@@ -87,13 +87,13 @@ def command(kind: str, output: Path | None, **arguments: Any) -> int:
     finally:
         progress.clear()
         give_to_caller(directory)
-    found = recommend.recommend(points, rows)
+    found = recommend.recommend(points, rows) + density.fit_replicas(rows, density.read_node())
     sweep.write_tables(rows, directory)
     (directory / "curve.svg").write_text(sweep_output.render_sweep_svg(rows), encoding="utf-8")
     (directory / "sweep.html").write_text(sweep_output.render_sweep_html(kind, rows, found), encoding="utf-8")
     give_to_caller(directory)
     if arguments["form"]:
-        click.echo(recommend.emit(found, arguments["form"]), nl=False)
+        click.echo(recommendation.emit(found, arguments["form"]), nl=False)
     else:
         click.echo(sweep_output.render_sweep_text(kind, rows, found), nl=False)
         click.echo(f"\nsweep     {directory}")

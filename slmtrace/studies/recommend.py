@@ -1,4 +1,4 @@
-"""Recommend what a sweep has shown to be faster, with the gain that was measured, and as a snippet to apply it.
+"""Recommend what a sweep has shown to be faster, with the gain that was measured.
 
 An option is compared with the sweep's first point by the test of `sequential`, at one look: only where the whole
 confidence interval lies on the faster side, and by a share worth the trouble, is anything said.
@@ -7,12 +7,11 @@ confidence interval lies on the faster side, and by a share worth the trouble, i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 from .point import Point
+from .recommendation import Recommendation
 from .sequential import SequentialTest, Shift
-from .setting import Setting, merge_snippets
 from .sweep import Row
 
 MIN_GAIN = 0.03
@@ -23,25 +22,6 @@ _METRICS = (
 )
 # From this share of the best throughput on, more concurrency adds waiting and nothing else.
 _SATURATED = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """An option that is faster, in which number, by how much at least and likely."""
-
-    point: str
-    metric: str
-    gain: float
-    least_gain: float
-    confidence: str  # high, medium
-    settings: tuple[Setting, ...]
-
-    @property
-    def text(self) -> str:
-        """Return it in one line."""
-        what = "; ".join(setting.command for setting in self.settings)
-        gains = f"{100 * self.gain:.1f} % less {self.metric} (at least {100 * self.least_gain:.1f} %)"
-        return f"{self.point}: {gains}, confidence {self.confidence}; {what or 'nothing to set'}"
 
 
 def recommend(points: Sequence[Point], rows: Sequence[Row]) -> list[Recommendation]:
@@ -55,7 +35,7 @@ def recommend(points: Sequence[Point], rows: Sequence[Row]) -> list[Recommendati
             and (one := _compare(metric, rival, point, rows, n_options=len(points) - 1))
         ]
         if made:
-            found.append(max(made, key=lambda one: one.least_gain))
+            found.append(max(made, key=lambda one: one[0])[1])
     return found
 
 
@@ -72,27 +52,24 @@ def saturation_point(rows: Sequence[Row]) -> int | None:
     return min(one for one, rate in middle.items() if rate >= _SATURATED * max(middle.values()))
 
 
-def emit(recommendations: Sequence[Recommendation], form: str) -> str:
-    """Return the recommendations as a snippet for sysctl.d and tmpfiles.d, a systemd unit or a Kubernetes container."""
-    comments = [f"# {one.text}" for one in recommendations] or ["# nothing was measured to be faster"]
-    settings = [setting for one in recommendations for setting in one.settings]
-    return "\n".join([*comments, *merge_snippets(settings, form)]) + "\n"
-
-
 def _rival(point: Point, points: Sequence[Point]) -> Point:
     """Return what a point is held against: the first that differs in nothing but what is set; maybe itself."""
     return next(one for one in points if one.request == point.request)
 
 
-def _compare(metric: str, rival: Point, point: Point, rows: Sequence[Row], n_options: int) -> Recommendation | None:
+def _compare(
+    metric: str, rival: Point, point: Point, rows: Sequence[Row], n_options: int
+) -> tuple[float, Recommendation] | None:
+    """Return the least gain and what is to be said of it; None: there is none."""
     before, after = _values(metric, rival, rows), _values(metric, point, rows)
     if not before or not after:
         return None
     for confidence, level in (("high", _HIGH_LEVEL), ("medium", _LEVEL)):
         shift = _shift(before, after, level / n_options)
         if shift.high <= -MIN_GAIN / 2 and shift.estimate <= -MIN_GAIN:
+            reason = f"{-100 * shift.estimate:.1f} % less {metric} (at least {-100 * shift.high:.1f} %)"
             settings = tuple(one for one in point.settings if one not in rival.settings)
-            return Recommendation(point.name, metric, -shift.estimate, -shift.high, confidence, settings)
+            return -shift.high, Recommendation(point.name, reason, confidence, settings)
     return None
 
 

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..analysis import analyze
 from ..builtin import Answered, ProbeChoices, RunRequest, record_run
 from ..errors import LaunchError, SlmtraceError
 from ..instrument.environment import QUIET
 from ..model.report import Report, WindowReport
-from ..model.taxonomy import Cause
+from ..model.sched import Sched
+from ..model.taxonomy import Cause, WindowKind
 from ..model.trace import Trace
 from ..output.json_ import render_json
 from ..output.summary import shown_windows
@@ -21,7 +24,7 @@ from ..recording.deadline import ended_at
 from ..recording.progress import Progress
 
 LOAD, FIRST, LATER = "load", "first ttft", "later ttft"
-GPU_MEMORY = "gpu0 memory_used"
+GPU_MEMORY, RSS = "gpu0 memory_used", "rss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Run:
     report: Report
     answers: Sequence[Answered]  # fewer than requests: its time was over before it had answered all
     gpu_memory_bytes: int = 0  # the most that was used of the first GPU; 0: there is none
+    rss_bytes: int = 0  # the most that all processes of the program had together; 0: unknown
+    busy_cpus: float = 0.0  # that the later requests kept busy, spinning included; 0: unknown
 
 
 def run_once(
@@ -64,11 +69,23 @@ def run_once(
     if save is not None:
         save.parent.mkdir(parents=True, exist_ok=True)
         save.write_text(render_json(report), encoding="utf-8")
-    return Run(report, answers, _gpu_memory_bytes(trace))
+    return Run(report, answers, _most(trace, GPU_MEMORY), _most(trace, RSS), count_busy_cpus(trace.sched, report))
 
 
-def _gpu_memory_bytes(trace: Trace) -> int:
-    return max((int(one.value.max()) for one in trace.counters if one.name == GPU_MEMORY and len(one.value)), default=0)
+def _most(trace: Trace, counter: str) -> int:
+    return max((int(one.value.max()) for one in trace.counters if one.name == counter and len(one.value)), default=0)
+
+
+def count_busy_cpus(sched: Sched, report: Report) -> float:
+    """Return how many CPUs the program's threads had, on average over the requests after the first."""
+    windows = [one for one in report.windows if one.kind is WindowKind.TTFT and one.index]
+    held_ns = sum(
+        int(
+            np.maximum(np.minimum(sched.run_end_ns, one.end_ns) - np.maximum(sched.run_start_ns, one.start_ns), 0).sum()
+        )
+        for one in windows
+    )
+    return held_ns / max(1, sum(one.total_ns for one in windows))
 
 
 def series_of(report: Report) -> Mapping[str, WindowReport]:

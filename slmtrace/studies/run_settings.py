@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..builtin import RunRequest
 from .cpu_list import format_cpus
-from .setting import LIMITS, SERVICE, Setting, Snippet
+from .setting import LIMITS, REQUESTS, SERVICE, Setting, Snippet
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,4 +138,35 @@ class Prefetch(Setting):
             return {"": [f"""# ExecStart=/bin/sh -c '{self.command} exec "$$@"' sh YOUR-COMMAND"""]}
         if form == "k8s":
             return {"": [f"""command: [sh, -c, '{self.command} exec "$@"', sh]  # and YOUR-COMMAND as args"""]}
+        return {"": [f"# no sysctl: {self.command}"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas(Setting):
+    """So many copies of the program on a node, and what each is sure to get."""
+
+    n: int
+    n_cpus: float
+    memory_bytes: int
+
+    @property
+    def key(self) -> str:
+        """Return what it is about."""
+        return "replicas"
+
+    @property
+    def command(self) -> str:
+        """Return what to start."""
+        return f"start {self.n} on a node of this kind"
+
+    def snippet(self, form: str) -> Snippet:
+        """Return what reserves a replica's part: a scheduler then puts no more of them on a node."""
+        mib = self.memory_bytes >> 20
+        if form == "k8s":
+            return {REQUESTS: [f"    cpu: {round(1000 * self.n_cpus)}m", f"    memory: {mib}Mi"]}
+        if form == "systemd":
+            return {
+                "": [f"# {self.n} instances of a template unit: NAME@1 to NAME@{self.n}"],
+                SERVICE: [f"MemoryMin={mib}M"],
+            }
         return {"": [f"# no sysctl: {self.command}"]}

@@ -21,7 +21,7 @@ _SYSCTLS = Path("/proc/sys")
 _TMPFILES, _SYSCTL_D = "# /etc/tmpfiles.d/slmtrace.conf", "# /etc/sysctl.d/90-slmtrace.conf"
 # Heads that several kinds of settings have lines under: of a systemd unit, and of a Kubernetes container.
 SERVICE = "[Service]"
-LIMITS = "resources:\n  limits:"
+LIMITS, REQUESTS = "resources:\n  limits:", "resources:\n  requests:"
 
 
 class Setting(ABC):
@@ -164,4 +164,7 @@ def merge_snippets(settings: Sequence[Setting], form: str) -> list[str]:
     for setting in chosen.values():
         for head, lines in setting.snippet(form).items():
             sections.setdefault(head, []).extend(lines)
-    return [line for head, lines in sections.items() for line in [*head.splitlines(), *lines]]
+    merged: list[str] = []
+    for head, lines in sorted(sections.items(), key=lambda section: section[0].partition("\n")[0]):
+        merged += [line for line in head.splitlines() if line not in merged] + lines
+    return merged

@@ -8,7 +8,8 @@ from ..model.taxonomy import Phase
 from ..output.html.markup import page, phase_bar, swatch, table, text
 from ..units import format_ns
 from .chart import line_chart
-from .recommend import Recommendation, saturation_point
+from .recommend import saturation_point
+from .recommendation import Recommendation
 from .sweep import Row, median_rows
 
 _WINDOWS = ("load", "ttft_first", "ttft_steady")
