@@ -90,9 +90,7 @@ def _cause_share(
 ) -> CauseShare:
     mine = np.flatnonzero(segments.cause == cause)
     ns, count, size_bytes = amounts[:, mine].sum(axis=1).tolist()
-    detail: dict[str, Any] = {}
-    if rate := _bytes_per_second(segments.event[mine], book.trace):
-        detail["bytes_per_second"] = rate
+    detail: dict[str, Any] = _copies(segments.event[mine], book.trace)
     for key, names, which in (*_details(cause, segments, mine, book), ("processes", processes[mine], mine)):
         if top := _top(names, amounts[:, which], book.trace):
             detail[key] = top
@@ -159,13 +157,16 @@ def _kernels_after(segments: Segments, which: NDArray[np.intp], book: EvidenceBo
     return names
 
 
-def _bytes_per_second(rows: Ints, trace: Trace) -> int:
-    """Return how fast these copies were, over their whole lengths; 0 if they copied nothing."""
+def _copies(rows: Ints, trace: Trace) -> dict[str, int]:
+    """Return how fast these copies were, over their whole lengths, and the largest; nothing if there are none."""
     events = trace.events
     rows = rows[rows != NO_EVENT]
     copies = np.unique(rows[events.kind[rows] == EventKind.GPU_MEMCPY])
     took_ns = int((events.end_ns[copies] - events.start_ns[copies]).sum())
-    return int(events.size_bytes[copies].sum()) * 1_000_000_000 // took_ns if took_ns else 0
+    sizes = events.size_bytes[copies]
+    if not took_ns or not sizes.any():
+        return {}
+    return {"bytes_per_second": int(sizes.sum()) * 1_000_000_000 // took_ns, "largest_bytes": int(sizes.max())}
 
 
 def _range_names(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> SmallInts:

@@ -131,8 +131,9 @@ def _redact_cause(share: CauseShare, names: Names) -> CauseShare:
         for key, rows in share.detail.items()
         if key in redact and isinstance(rows, list)
     }
-    if isinstance(rate := share.detail.get("bytes_per_second"), int):
-        detail["bytes_per_second"] = rate
+    for key in ("bytes_per_second", "largest_bytes"):
+        if isinstance(number := share.detail.get(key), int):
+            detail[key] = number
     return replace(share, detail=detail)
 
 

@@ -44,6 +44,7 @@ from .show import say
     type=click.Path(path_type=Path),
     help="Write certificate.json and certificate.html here.",
 )
+@options.emit
 @click.option("--json", "is_json", is_flag=True, help="Print the certificate itself, for fleet collect.")
 def command(is_json: bool, output: Path | None, baseline: Path | None, limit_s: float, **arguments: Any) -> int:
     """Load a small model cold and warm, ask it, and hold what was measured against physics and a baseline.
@@ -52,6 +53,7 @@ def command(is_json: bool, output: Path | None, baseline: Path | None, limit_s: 
     """
     require_directory(output, "-o")
     from ..studies import certificate, certificate_output  # noqa: PLC0415  (numpy takes longer to import)
+    from ..studies.recommendation import emit  # noqa: PLC0415
 
     before = certificate.read_certificate(baseline) if baseline is not None else None
     probes = choose_probes(RecordOptions(), arguments["probes"])
@@ -67,6 +69,9 @@ def command(is_json: bool, output: Path | None, baseline: Path | None, limit_s: 
         (output / "certificate.json").write_text(certificate.render_certificate_json(made), encoding="utf-8")
         (output / "certificate.html").write_text(certificate_output.render_certificate_html(made), encoding="utf-8")
         give_to_caller(new)
-    render = certificate.render_certificate_json if is_json else certificate_output.render_certificate_text
-    click.echo(render(made), nl=False)
+    if arguments["snippet_form"]:
+        click.echo(emit(made.recommendations, arguments["snippet_form"]), nl=False)
+    else:
+        render = certificate.render_certificate_json if is_json else certificate_output.render_certificate_text
+        click.echo(render(made), nl=False)
     return CheckFailed.exit_code if made.verdict == "fail" else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..probes.base import COLLECTOR_SOCKET
+from ..studies.forms import FORMS
 
 engine = click.option(
     "--engine",
@@ -33,6 +34,12 @@ tier = click.option(
     default="light",
     show_default=True,
     help="How much to record: deep adds Python stacks, every CUDA call and kernels inside graphs, and costs more.",
+)
+emit = click.option(
+    "--emit",
+    "snippet_form",
+    type=click.Choice(FORMS),
+    help="Print what is recommended alone, as a snippet.",
 )
 probes = click.option("--probes", metavar="LIST", help="Record with these probes only, such as ranges,proc.")
 

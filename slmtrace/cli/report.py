@@ -11,6 +11,7 @@ from ..capture.directory import Capture
 from ..errors import UsageError
 from ..model.report import Report, WindowReport
 from ..model.taxonomy import WindowKind
+from . import options
 from .show import REPORT_FORMATS, show_report, write_report
 
 
@@ -20,8 +21,9 @@ from .show import REPORT_FORMATS, show_report, write_report
 @click.option(
     "--window", metavar="load|ttft|ttft:N", help="Show this window only, and as text in full; ttft means all requests."
 )
+@options.emit
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write here, not to stdout.")
-def command(path: Path, form: str, window: str | None, output: Path | None) -> None:
+def command(path: Path, form: str, window: str | None, snippet_form: str | None, output: Path | None) -> None:
     """Explain PATH, a capture directory or a .pftrace with a breakdown in it."""
     if form == "parquet" and output is None:
         raise UsageError("a Parquet file is not for a terminal", hint="name a file with -o FILE.parquet")
@@ -30,7 +32,12 @@ def command(path: Path, form: str, window: str | None, output: Path | None) -> N
     if window is not None:
         report = replace(report, windows=choose_windows(report.windows, window))
         in_full = report.windows[0] if len(report.windows) == 1 else None
-    if output is None:
+    if snippet_form is not None:
+        from ..studies.advice import advise  # noqa: PLC0415
+        from ..studies.recommendation import emit  # noqa: PLC0415
+
+        click.echo(emit(advise(report), snippet_form), nl=False)
+    elif output is None:
         show_report(report, form, in_full)
     else:
         write_report(report, form, output, in_full)

@@ -14,7 +14,6 @@ from ..recording.ownership import give_to_caller
 from ..recording.progress import Progress
 from ..studies.kind import Order
 from ..studies.plan import KINDS, find_kind, plan_sweep
-from ..studies.setting import FORMS
 from . import options
 from .paths import require_directory
 from .recording import default_output
@@ -46,12 +45,7 @@ A sweep that was ended goes on when it is started again with the same -o.
     help="Change settings of this node; what was found is put back, also after a kill.",
 )
 @options.tier
-@click.option(
-    "--emit",
-    "form",
-    type=click.Choice(FORMS),
-    help="Print the recommended settings alone, as a snippet.",
-)
+@options.emit
 @click.option(
     "-o",
     "--output",
@@ -92,8 +86,8 @@ def command(kind: str, output: Path | None, **arguments: Any) -> int:
     (directory / "curve.svg").write_text(sweep_output.render_sweep_svg(rows), encoding="utf-8")
     (directory / "sweep.html").write_text(sweep_output.render_sweep_html(kind, rows, found), encoding="utf-8")
     give_to_caller(directory)
-    if arguments["form"]:
-        click.echo(recommendation.emit(found, arguments["form"]), nl=False)
+    if arguments["snippet_form"]:
+        click.echo(recommendation.emit(found, arguments["snippet_form"]), nl=False)
     else:
         click.echo(sweep_output.render_sweep_text(kind, rows, found), nl=False)
         click.echo(f"\nsweep     {directory}")

@@ -26,8 +26,11 @@ from ..output.summary import as_mapping, state_before
 from ..recording.deadline import OutOfTime
 from ..recording.facts import describe_host
 from ..recording.progress import Progress
+from .advice import advise
+from .density import fit_replicas, read_node
 from .judge import SLOW, Check, judge, overall
-from .repeat import FIRST, LATER, LOAD, Run, own_ns, run_once, series_of
+from .recommendation import Recommendation
+from .repeat import FIRST, LATER, LOAD, Run, own_ns, run_once, series_of, size_columns
 
 SCHEMA = "slmtrace.certificate/1"
 SCHEMA_FILE = "certificate.schema.json"
@@ -66,6 +69,7 @@ class Certificate:
     """What was measured, in which windows the time went where, and what each check says of it."""
 
     data: Mapping[str, Any]
+    recommendations: Sequence[Recommendation] = ()  # of one just made; in `data` is their text
 
     @property
     def verdict(self) -> str:
@@ -108,6 +112,7 @@ def certify(
     warm = run(warm_request, start + limit_s)
     facts = describe(model, floors, cold, warm)
     checks = judge(facts, baseline.data if baseline else None)
+    recommendations = recommend(cold, warm)
     return Certificate(
         {
             "schema": SCHEMA,
@@ -116,9 +121,17 @@ def certify(
             "limit_s": limit_s,
             "verdict": overall(checks),
             "checks": [one.to_json() for one in checks],
+            "recommendations": [one.text for one in recommendations],
             **facts,
-        }
+        },
+        recommendations,
     )
+
+
+def recommend(cold: Run | None, warm: Run | None) -> list[Recommendation]:
+    """Return what can be set about the findings of both runs, and how many replicas fit, by the warm one."""
+    advised = {one.subject: one for run in (warm, cold) if run is not None for one in advise(run.report)}
+    return [*advised.values(), *(fit_replicas([size_columns(warm)], read_node()) if warm is not None else ())]
 
 
 def describe(model: Model, floors: Mapping[str, float], cold: Run | None, warm: Run | None) -> dict[str, Any]:

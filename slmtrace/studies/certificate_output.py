@@ -22,6 +22,8 @@ def render_certificate_text(certificate: Certificate) -> str:
     for one in bad:
         lines += [f"  {one.status:<4}  {plain(one.text, 400)}", f"        try: {find_remedy(one.name)}"]
     lines += [""] if bad else []
+    lines += [f"  {plain(one.text, 600)}" for one in certificate.recommendations]
+    lines += [""] if certificate.recommendations else []
     lines += [f"  {name:<32} {value:.6g}" for name, value in {**data["measures"], **data["floors"]}.items()]
     return "\n".join(lines) + "\n"
 
@@ -54,6 +56,7 @@ def render_certificate_html(certificate: Certificate) -> str:
         f"<h1>Node certificate: <span{kind}>{text(certificate.verdict)}</span></h1>",
         f'<p class="soft">{text(_subject(certificate))} · {text(data["created"])} · {data["took_s"]:.0f} s</p>',
         table(["check", "status", "reason", "remedy"], checks, wide=["reason", "remedy"]),
+        *(f'<p class="panel">{text(one.text)}</p>' for one in certificate.recommendations),
         f'<h2>Where the time went</h2><ul class="legend">{legend}</ul>',
         table(["window", "total", "phases"], windows, wide=["phases"]),
         "<h2>Numbers</h2>",

@@ -72,7 +72,7 @@ def fit_replicas(rows: Sequence[Row], node: Node) -> list[Recommendation]:
 
 def _first(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of the point that the others are compared with."""
-    return [row for row in rows if row["point"] == rows[0]["point"]]
+    return [row for row in rows if row.get("point") == rows[0].get("point")]
 
 
 def _median(rows: Sequence[Row], name: str) -> float:

@@ -29,6 +29,6 @@ class Recommendation:
 
 def emit(recommendations: Sequence[Recommendation], form: str) -> str:
     """Return the recommendations as a snippet for sysctl.d and tmpfiles.d, a systemd unit or a Kubernetes container."""
-    comments = [f"# {one.text}" for one in recommendations] or ["# nothing was measured to be faster"]
+    comments = [f"# {one.text}" for one in recommendations] or ["# nothing to set was found"]
     settings = [setting for one in recommendations for setting in one.settings]
     return "\n".join([*comments, *merge_snippets(settings, form)]) + "\n"

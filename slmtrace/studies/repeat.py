@@ -98,6 +98,12 @@ def own_ns(window: WindowReport) -> int:
     return max(1, window.total_ns - sum(share.ns for share in window.causes if share.cause is Cause.RUN_QUEUE))
 
 
+def size_columns(run: Run) -> dict[str, float]:
+    """Return what a run took of its node, as columns of a table; without what is unknown."""
+    sizes = {"gpu_memory_used_bytes": run.gpu_memory_bytes, "rss_bytes": run.rss_bytes, "busy_cpus": run.busy_cpus}
+    return {name: size for name, size in sizes.items() if size}
+
+
 def only_series(report: Report) -> Report:
     """Return the report with these windows alone, the later requests as one: what repeats have in common."""
     series = series_of(report)

@@ -142,6 +142,41 @@ class Prefetch(Setting):
 
 
 @dataclass(frozen=True, slots=True)
+class CompileCaches(Setting):
+    """A place for compiled code that outlives the program: what was compiled once is there at the next start."""
+
+    name: str = "inference"  # of the directory in /var/cache
+
+    @property
+    def key(self) -> str:
+        """Return what it is about."""
+        return "compile caches"
+
+    @property
+    def command(self) -> str:
+        """Return what a user types before the program."""
+        return " ".join(f"{name}={value}" for name, value in self._variables.items())
+
+    def snippet(self, form: str) -> Snippet:
+        """Return what gives a service the place, and names it."""
+        if form == "systemd":
+            lines = [f'Environment="{name}={value}"' for name, value in self._variables.items()]
+            return {SERVICE: [f"CacheDirectory={self.name}", *lines]}
+        if form == "k8s":
+            return {
+                "env:": [f'- {{name: {name}, value: "{value}"}}' for name, value in self._variables.items()],
+                "volumeMounts:": [f"- {{name: {self.name}-cache, mountPath: /var/cache/{self.name}}}"],
+                "volumes:": [f"- {{name: {self.name}-cache, persistentVolumeClaim: {{claimName: YOUR-CLAIM}}}}"],
+            }
+        return {"": [f"# no sysctl: set {self.command} for the service"]}
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        places = {"VLLM_CACHE_ROOT": "vllm", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+        return {name: f"/var/cache/{self.name}/{place}" for name, place in places.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class Replicas(Setting):
     """So many copies of the program on a node, and what each is sure to get."""
 

@@ -14,7 +14,6 @@ from typing import ClassVar
 
 from ..builtin import RunRequest
 
-FORMS = ("sysctl", "systemd", "k8s")
 # Lines by the head that they stand under; those under '' stand alone.
 Snippet = Mapping[str, Sequence[str]]
 _SYSCTLS = Path("/proc/sys")
@@ -50,7 +49,7 @@ class Setting(ABC):
 
     @abstractmethod
     def snippet(self, form: str) -> Snippet:
-        """Return what keeps it: for sysctl.d and tmpfiles.d, a systemd unit or a Kubernetes container (FORMS)."""
+        """Return what keeps it: for sysctl.d and tmpfiles.d, a systemd unit or a Kubernetes container (forms.FORMS)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ..model.percentiles import ttft_percentiles
 from ..model.taxonomy import Phase, WindowKind
 from .node_files import borrowed, write_node_file
 from .point import Point
-from .repeat import FIRST, LATER, LOAD, Run, series_of
+from .repeat import FIRST, LATER, LOAD, Run, series_of, size_columns
 
 ROWS_FILE, PLAN_FILE = "rows.jsonl", "sweep.json"
 Row = dict[str, Any]
@@ -79,8 +79,7 @@ def make_row(point: Point, repeat: int, run: Run) -> Row:
         row[f"ttft_p{percentile.percent}_s"] = percentile.window.total_ns / 1e9
     row |= _answer_columns(point, run)
     row["n_requests"] = sum(window.kind is WindowKind.TTFT for window in run.report.windows)
-    sizes = {"gpu_memory_used_bytes": run.gpu_memory_bytes, "rss_bytes": run.rss_bytes, "busy_cpus": run.busy_cpus}
-    row |= {name: size for name, size in sizes.items() if size}
+    row |= size_columns(run)
     for label, name in _SERIES.items():
         if label in series:
             row |= {f"{name}_{phase.label}_s": series[label].phases.get(phase, 0) / 1e9 for phase in Phase}

@@ -38,6 +38,7 @@ def test_a_certificate_holds_what_it_says_and_its_exit_code_is_its_verdict(tmp_p
     for window in data["windows"].values():
         assert sum(window["phases"].values()) == sum(window["causes"].values()) == window["total_ns"]
     assert (tmp_path / "node" / "certificate.html").read_text().startswith("<!doctype html>")
+    assert all(isinstance(line, str) for line in data["recommendations"])
 
 
 @pytest.mark.parametrize("limit_s", [10, 13])

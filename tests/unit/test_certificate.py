@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from slmtrace.builtin import Answered
 from slmtrace.engines.models import Model
 from slmtrace.errors import CaptureError
+from slmtrace.model.report import Finding
 from slmtrace.model.taxonomy import Cause, Phase, Stage, WindowKind
 from slmtrace.studies.certificate import (
     SCHEMA,
@@ -21,6 +23,7 @@ from slmtrace.studies.certificate import (
     describe,
     read_certificate,
     read_certificate_schema,
+    recommend,
     render_certificate_json,
 )
 from slmtrace.studies.certificate_output import render_certificate_html, render_certificate_text
@@ -352,3 +355,17 @@ def test_text_and_page_say_the_verdict_and_the_reason() -> None:
     for shown in (render_certificate_text(certificate), render_certificate_html(certificate)):
         assert "iostat -x 1" in shown
         assert "the model&#x27;s device delivers 20.0 MB/s".replace("&#x27;", "'") in shown.replace("&#x27;", "'")
+
+
+def test_a_certificate_recommends_what_its_runs_found_and_how_many_replicas_fit() -> None:
+    window = make_window(WindowKind.LOAD, 0, make_segments(0, [(9 * MS, Stage.WEIGHTS, Cause.COMPACTION, 0, -1)]))
+    finding = Finding("thp_compaction", Cause.COMPACTION.phase, Cause.COMPACTION, MS, "it moved", "", MS, "high")
+    report = make_report([replace(window, findings=[finding])])
+
+    found = recommend(Run(report, []), Run(report, [], rss_bytes=1 << 20, busy_cpus=1.0))
+    certificate = replace(make_certificate(healthy_facts()), recommendations=found)
+
+    assert [one.subject for one in found] == ["thp_compaction", "replicas"]
+    for shown in (render_certificate_text(certificate), render_certificate_html(certificate)):
+        assert "defer+madvise" in shown
+        assert "fit this node" in shown

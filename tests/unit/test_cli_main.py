@@ -160,3 +160,12 @@ def test_a_reader_that_goes_away_is_no_failure() -> None:
 
     assert errors == ""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize("form", ["sysctl", "systemd", "k8s"])
+def test_a_report_prints_what_can_be_set_about_it_as_a_snippet(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = Path(__file__).parents[2] / "traces" / "hf-two-requests" / "trace.pftrace"
+
+    assert main(["report", str(trace), "--emit", form]) == 0
+
+    assert capsys.readouterr().out == "# nothing to set was found\n"

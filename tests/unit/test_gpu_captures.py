@@ -106,6 +106,7 @@ def test_the_weights_copies_are_dma_with_their_bytes_and_speed(light: Analysed) 
     assert 3.0e9 < moved < 3.2e9
     assert share.size_bytes == pytest.approx(moved, rel=0.001)
     assert 7.0e9 < share.detail["bytes_per_second"] < 9.0e9
+    assert share.detail["largest_bytes"] == trace.events.size_bytes[copies].max()
 
 
 def test_warm_up_explains_the_first_token_s_excess_over_the_second(light: Analysed) -> None:
