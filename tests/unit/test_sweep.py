@@ -22,6 +22,7 @@ from slmtrace.model.report import WindowReport
 from slmtrace.model.sched import empty_sched
 from slmtrace.model.taxonomy import Cause, Stage, WindowKind
 from slmtrace.studies import node_kinds
+from slmtrace.studies.chart import line_chart
 from slmtrace.studies.cpu_list import format_cpus, parse_cpus
 from slmtrace.studies.density import Node, fit_replicas
 from slmtrace.studies.kind import Order
@@ -500,3 +501,12 @@ def test_busy_cpus_are_those_that_threads_held_in_the_later_requests() -> None:
     busy = count_busy_cpus(sched, make_report([request(0), request(1)]))
 
     assert busy == (50 + 80) / 100
+
+
+def test_labels_slope_where_they_would_run_into_one_another() -> None:
+    short, long = (
+        line_chart("cache", {"load_s": {f"{word} {n}": [1.0] for n in range(12)}}) for word in ("a", "a" * 25)
+    )
+
+    assert "rotate" not in short
+    assert long.count("rotate") == 12
