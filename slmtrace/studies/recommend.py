@@ -25,15 +25,20 @@ _SATURATED = 0.95
 
 
 def recommend(points: Sequence[Point], rows: Sequence[Row]) -> list[Recommendation]:
-    """Return the options that beat the first point; of each number the best one, for options that can be applied."""
+    """Return the options that beat what they are held against; of each number the best one.
+
+    The chance of a false one is shared among the options that have that number.
+    """
     found: list[Recommendation] = []
     for metric in _METRICS:
-        made = [
-            one
+        pairs = [
+            (rival, point)
             for point in points
             if (rival := _rival(point, points)) is not point
-            and (one := _compare(metric, rival, point, rows, n_options=len(points) - 1))
+            and _values(metric, rival, rows)
+            and _values(metric, point, rows)
         ]
+        made = [one for pair in pairs if (one := _compare(metric, *pair, rows, n_options=len(pairs)))]
         if made:
             found.append(max(made, key=lambda one: one[0])[1])
     return found
@@ -62,8 +67,6 @@ def _compare(
 ) -> tuple[float, Recommendation] | None:
     """Return the least gain and what is to be said of it; None: there is none."""
     before, after = _values(metric, rival, rows), _values(metric, point, rows)
-    if not before or not after:
-        return None
     for confidence, level in (("high", _HIGH_LEVEL), ("medium", _LEVEL)):
         shift = _shift(before, after, level / n_options)
         if shift.high <= -MIN_GAIN / 2 and shift.estimate <= -MIN_GAIN:

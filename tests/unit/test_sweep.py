@@ -165,6 +165,21 @@ def test_nothing_is_recommended_without_a_gain(jemalloc_s: float) -> None:
     assert recommend(allocator_points(), allocator_rows(1.0, jemalloc_s)) == []
 
 
+def test_cold_points_are_held_against_the_cold_one_and_told_what_differs_alone(node: Path) -> None:
+    points = plan_sweep("hugepages", Order(RunRequest(), (8,), may_apply=True))
+    rows = [
+        {"point": point.name, "repeat": n, f"{point.request.cache}_load_real_s": s * (1 + 0.004 * n)}
+        for point in points
+        for n in range(5)
+        for s in [0.7 if point.name == "cache=cold thp=madvise hugepages=8" else 1.0]
+    ]
+
+    (found,) = recommend(points, rows)
+
+    assert found.subject == "cache=cold thp=madvise hugepages=8"
+    assert [one.key for one in found.settings] == [str(node / "pool"), "GLIBC_TUNABLES"]
+
+
 @pytest.mark.parametrize(
     ("form", "line"),
     [
