@@ -58,7 +58,10 @@ def _batch_limits(flag: str, usual: Sequence[int]) -> Callable[[Order], list[Poi
         request = replace(order.request, n_requests=n_requests, vllm=VllmChoices(concurrency=_CONCURRENCY))
         column = flag.strip("-").replace("-", "_")
         own = Point({column: "default"}, request)
-        return [own, *(Point({column: n}, request, (EngineArgument(flag, str(n)),)) for n in order.values or usual)]
+        return [
+            own,
+            *(Point({column: n}, request, (EngineArgument(flag, n),)) for n in map(str, order.values or usual)),
+        ]
 
     return plan
 

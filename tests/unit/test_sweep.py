@@ -428,6 +428,7 @@ def test_limits_on_batches_are_compared_with_the_engines_own(kind: str, flag: st
     assert own.request.vllm.concurrency == 16
     assert not own.whole_request.vllm.arguments
     assert limited.whole_request.vllm.arguments == (f"--{flag}", "64")
+    assert {type(value) for point in (own, limited) for value in point.values.values()} == {str}  # one type a column
 
 
 @pytest.mark.parametrize(
