@@ -117,6 +117,7 @@ _CURES: dict[str, Callable[[Report], Settings]] = {
     "arena_contention": _use_jemalloc,
     "small_readahead": _read_further_ahead,
     "cold_weights": _prefetch,
+    "fault_bound_weights": _prefetch,
     "compiled_anew": _keep_caches,
     "pageable_copies": _reserve_pinned,
     "pinning": _reserve_pinned,

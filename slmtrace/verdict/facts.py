@@ -10,20 +10,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..capture.layout import FoldClass
+from ..capture.layout import MARK_REQUEST_END, MARK_REQUEST_START, FoldClass
 from ..model.events import NO_EVENT, EventKind, Ints
 from ..model.report import WindowReport
 from ..model.sched import Sched
 from ..model.segments import Segments
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import CounterSeries, Trace
-from ..model.windows import NEVER_READY, broken_off_ns
+from ..model.windows import NEVER_READY, Mark, broken_off_ns, marks
 
 # What waits for a block device.
 DEVICE_WAITS = (Cause.BLOCK_IO_WAIT, Cause.MAJOR_FAULT, Cause.READAHEAD_WAIT)
 _READ, _WRITE = "read", "write"
 # Of the CPUs' time during a wait: less, and others had a part in it.
 _NEARLY_ALL = 0.8
+# A read is under way for microseconds before and after it is in flight. Who holds reads back does so by the millisecond
+# (blk-throttle's slices are 20 and 100 ms).
+_HELD_NS = 1_000_000
 _DEEPEST = 10  # packages within packages
 # Labels of the ranges that turn text into tokens, whose size is what they made.
 _TOKENIZERS = ("tokenizer",)
@@ -40,7 +43,7 @@ class DeviceUse:
     size_bytes: int = 0
     written_bytes: int = 0
     busy_ns: int = 0  # some read was in flight
-    idle_wait_ns: int = 0  # on path, waiting for a device, while no read was in flight on any
+    idle_wait_ns: int = 0  # on path, in waits for a device with long stretches in which no read was in flight on any
     latency_ns: int = 0  # median of one read
 
     @property
@@ -60,6 +63,7 @@ class WindowFacts:
     n_tokens: int = 0  # that the tokenizer made
     compiled_ns: int = 0  # on path, in imports that read their module's source alone, for want of a compiled file
     n_compiled: int = 0  # such imports
+    idle_ns: int = 0  # between the end of the last request before it and its start, with none under way
     broken_off_ns: int | None = None  # the target was killed, or interrupted, and never got ready
 
 
@@ -67,10 +71,13 @@ def gather(trace: Trace, windows: Sequence[WindowReport]) -> list[WindowFacts]:
     """Return the facts of each window."""
     fault_ns = _fault_cost_ns(trace)
     runs_by_cpu = _runs_by_cpu(trace.sched)
-    return [_facts(trace, window, fault_ns, runs_by_cpu) for window in windows]
+    requests = marks(trace, MARK_REQUEST_START), marks(trace, MARK_REQUEST_END)
+    return [_facts(trace, window, fault_ns, runs_by_cpu, _idle_ns(window, *requests)) for window in windows]
 
 
-def _facts(trace: Trace, window: WindowReport, fault_ns: int, runs_by_cpu: Sequence[_Intervals]) -> WindowFacts:
+def _facts(
+    trace: Trace, window: WindowReport, fault_ns: int, runs_by_cpu: Sequence[_Intervals], idle_ns: int
+) -> WindowFacts:
     compiled_ns, n_compiled = _compiled(trace, window)
     return WindowFacts(
         grown=_growth(trace.counters, window),
@@ -80,8 +87,15 @@ def _facts(trace: Trace, window: WindowReport, fault_ns: int, runs_by_cpu: Seque
         n_tokens=_n_tokens(trace, window),
         compiled_ns=compiled_ns,
         n_compiled=n_compiled,
+        idle_ns=idle_ns,
         broken_off_ns=broken_off_ns(trace) if window.note.startswith(NEVER_READY) else None,
     )
+
+
+def _idle_ns(window: WindowReport, starts: Sequence[Mark], ends: Sequence[Mark]) -> int:
+    before = [mark for mark in ends if mark.ts_ns <= window.start_ns]
+    under_way = {mark.request for mark in starts if mark.ts_ns < window.start_ns} - {mark.request for mark in before}
+    return window.start_ns - before[-1].ts_ns if before and not under_way else 0
 
 
 def _growth(counters: Sequence[CounterSeries], window: WindowReport) -> dict[str, int]:
@@ -120,7 +134,8 @@ def _idle_wait_ns(in_flight: _Intervals, segments: Segments | None) -> int:
         return 0
     waits = np.isin(segments.cause, DEVICE_WAITS)
     start_ns, end_ns = segments.start_ns[waits], segments.end_ns[waits]
-    return int((end_ns - start_ns - _covered_ns(in_flight, start_ns, end_ns)).sum())
+    idle_ns = end_ns - start_ns - _covered_ns(in_flight, start_ns, end_ns)
+    return int(idle_ns[idle_ns >= _HELD_NS].sum())
 
 
 def _union(start_ns: Ints, end_ns: Ints) -> _Intervals:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from slmtrace.model.report import Report
 from slmtrace.model.taxonomy import Cause, Stage, WindowKind
 from slmtrace.verdict.facts import DeviceUse, WindowFacts
 from slmtrace.verdict.judge import judge
 from tests.support.builders import MS, make_report
-from tests.support.verdicts import Scene, request
+from tests.support.verdicts import Scene, request, rows
 
 LOAD = {(Stage.IMPORT, Cause.IMPORT): 5000}
 COLD = Scene(
@@ -186,3 +188,17 @@ def test_findings_and_floors_survive_the_way_through_json() -> None:
 
     assert again.windows[0].findings == report.windows[0].findings != []
     assert again.windows[0].floors == report.windows[0].floors != []
+
+
+@pytest.mark.parametrize(("idle_ms", "finding"), [(5_000, "dropped_while_idle"), (20, "cold_weights")])
+def test_weights_that_a_later_request_reads_again_were_dropped_while_nobody_asked(idle_ms: int, finding: str) -> None:
+    usual = {(Stage.PREFILL, Cause.CPU_KERNEL): 50}
+    files = {Cause.MAJOR_FAULT: {"files": rows(**{"/m/model.safetensors": 80})}}
+    again = Scene(
+        {**usual, (Stage.PREFILL, Cause.MAJOR_FAULT): 80}, WindowKind.TTFT, files, {Cause.MAJOR_FAULT: 1 << 27}
+    )
+    windows = [request(usual, 0), again.window(1), request(usual, 2)]
+
+    judged = judge(windows, [WindowFacts(), WindowFacts(idle_ns=idle_ms * MS), WindowFacts()], {})
+
+    assert [[one.id for one in window.findings] for window in judged] == [[], [finding], []]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slmtrace.capture.layout import FoldClass
+from slmtrace.capture.layout import MARK_REQUEST_END, MARK_REQUEST_START, FoldClass
 from slmtrace.model.events import NO_EVENT, EventKind
 from slmtrace.model.report import WindowReport
 from slmtrace.model.taxonomy import Cause, Stage, WindowKind
@@ -58,6 +58,42 @@ def test_a_wait_with_no_read_in_flight_is_told_from_one_for_the_device() -> None
     device = gather(builder.build(), [window_of(*pieces)])[0].device
 
     assert device.idle_wait_ns == 25 * MS
+
+
+def test_the_way_to_the_device_and_back_is_no_reading_held_back() -> None:
+    builder = TraceBuilder()
+    disk = builder.tracks.other(TrackKind.BLOCK_DEVICE, 0, 8)
+    for start_ms in range(100):
+        builder.event(EventKind.BLOCK_IO, disk, T0_NS + start_ms * MS + MS // 4, MS // 2, "read", size_bytes=4096)
+    pieces: list[Piece] = [(MS, Stage.WEIGHTS, Cause.MAJOR_FAULT, row, NO_EVENT) for row in range(100)]
+
+    device = gather(builder.build(), [window_of(*pieces)])[0].device
+
+    assert device.idle_wait_ns == 0
+
+
+def test_a_request_says_how_long_nobody_asked_before_it() -> None:
+    builder = TraceBuilder()
+    thread = builder.thread(1, 1)
+    for name, at_ms, request in (
+        (MARK_REQUEST_START, -900, "0"),
+        (MARK_REQUEST_END, -700, "0"),
+        (MARK_REQUEST_START, 0, "1"),
+        (MARK_REQUEST_START, 150, "2"),
+        (MARK_REQUEST_END, 180, "1"),
+    ):
+        builder.event(EventKind.MARK, thread, T0_NS + at_ms * MS, 0, name, request=request)
+    windows = [
+        make_window(
+            WindowKind.TTFT, index, make_segments(start_ns, [(10 * MS, Stage.PREFILL, Cause.PYTHON, thread, 0)])
+        )
+        for index, start_ns in enumerate((T0_NS - 900 * MS, T0_NS, T0_NS + 150 * MS))
+    ]
+
+    facts = gather(builder.build(), windows)
+
+    # The first has nobody before it, and the third comes while the second is under way.
+    assert [one.idle_ns for one in facts] == [0, 700 * MS, 0]
 
 
 def _crowd(n_threads: int, n_cpus: int) -> int:

@@ -55,6 +55,14 @@ TINY = DeviceUse(n_reads=131_072, size_bytes=512 * MIB, busy_ns=9_000 * MS, late
 QUOTA = WindowFacts(grown={"cgroup throttled": 900_000, "cgroup nr_throttled": 12})
 LIMIT = {"cgroup": {"before": {"memory_max_bytes": 1 << 30}}}
 
+WEIGHTS = "/m/model.safetensors"
+
+
+def mapped(n_faults: int) -> dict[Cause, dict[str, object]]:
+    """Return the detail of 2 s of faults on 512 MiB of mapped weights."""
+    return {C.MAJOR_FAULT: {"files": [{"name": WEIGHTS, "ns": 2000 * MS, "count": n_faults, "bytes": 512 * MIB}]}}
+
+
 PAIRS: dict[str, Pair] = {
     "network_weights": Pair(
         replace(COLD, state={"storage": [{"filesystem": "nfs4", "is_network": True}]}),
@@ -70,6 +78,11 @@ PAIRS: dict[str, Pair] = {
         Scene(load(C.MAJOR_FAULT, 9_500), size_bytes=READ, facts=WindowFacts(device=TINY), state={"storage": SMALL}),
         # Small reads, of files scattered over the disk: readahead is as it should be.
         Scene(load(C.MAJOR_FAULT, 9_500), size_bytes=READ, facts=WindowFacts(device=TINY), state={"storage": DISK}),
+    ),
+    "fault_bound_weights": Pair(
+        replace(COLD, detail=mapped(131_072)),
+        # Readahead brings 8 MiB at every fault.
+        replace(COLD, detail=mapped(64)),
     ),
     "shared_device": Pair(
         Scene(
@@ -178,7 +191,7 @@ PAIRS: dict[str, Pair] = {
     "outside_wait": Pair(Scene(load(C.EXTERNAL, 900, S.CONFIG)), Scene(load(C.EXTERNAL, 90, S.CONFIG))),
 }
 # What compares requests with one another is in test_verdict.py.
-_AMONG_REQUESTS = {"odd_request", "gpu_shared", "memory_churn"}
+_AMONG_REQUESTS = {"odd_request", "gpu_shared", "memory_churn", "dropped_while_idle"}
 
 
 def test_every_rule_has_its_pair() -> None:
@@ -257,6 +270,15 @@ def test_to_keep_caches_is_told_only_to_who_had_none(before: int, told: str) -> 
     (finding,) = (one for one in scene.findings() if one.id == "compiled_anew")
 
     assert told in finding.recommendation
+
+
+def test_a_compiler_that_a_request_waits_for_belongs_before_the_traffic() -> None:
+    scene = Scene(answer(C.TORCH_COMPILE, 2000), TTFT, state=caches(0, 40))
+
+    (finding,) = (one for one in scene.findings() if one.id == "compiled_anew")
+
+    assert "while the request waited" in finding.evidence
+    assert finding.recommendation.startswith("send a request of this shape before the node takes traffic")
 
 
 @pytest.mark.parametrize("rule", PAIRS)

@@ -35,9 +35,13 @@ def _compiles(case: Case) -> Claim | None:
         else "keep the caches on a volume that outlives the container: TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR, "
         "VLLM_CACHE_ROOT"
     )
+    while_waiting = ""
+    if not case.is_load:
+        while_waiting = " while the request waited"
+        remedy = f"send a request of this shape before the node takes traffic; and {remedy}"
     return Claim(
         took_ns,
-        f"compiled for {format_ns(took_ns)}: {what}",
+        f"compiled for {format_ns(took_ns)}{while_waiting}: {what}",
         remedy,
         confidence="high" if empty else "medium",
     )

@@ -21,6 +21,8 @@ _MIN_OTHERS_BYTES = 64 << 20
 _SLOW_BYTES_PER_SECOND = 100e6
 # Looking for files takes a healthy load of Python programs 1.3 to 2.1 % (the clean runs of tools/accuracy).
 _USUAL_LOOKUPS = 0.02
+# So long without a request, a server is idle.
+_IDLE_NS = 1_000_000_000
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _PAGE_BYTES = 4096
 
@@ -87,6 +89,40 @@ def _slow_device(case: Case) -> Claim | None:
         f"{format_rate(device.size_bytes, floor_ns)} is {basis}",
         "look for who else uses it (iostat -x 1), and for a limit of the volume; or move the weights to a faster disk",
         confidence="high" if measured else "medium",
+    )
+
+
+def _dropped_while_idle(case: Case) -> Claim | None:
+    """Earlier requests had all that a later one needs in memory: what it reads again was dropped since."""
+    waits_ns, size_bytes, idle_ns = case.left(DEVICE_WAITS), case.size_bytes(*DEVICE_WAITS), case.facts.idle_ns
+    if not case.is_steady or not size_bytes or idle_ns < _IDLE_NS:
+        return None
+    most = case.largest("files", DEVICE_WAITS).rpartition("/")[2]
+    return Claim(
+        waits_ns,
+        f"after {format_ns(idle_ns)} without a request, waited {format_ns(waits_ns)} for {format_bytes(size_bytes)} "
+        "that had been dropped from memory" + (f", most of all of {most}" if most else ""),
+        "keep the weights in memory: vmtouch -dl FILES, and memory.low of the cgroup above them; "
+        "or have a health check generate a token now and then",
+    )
+
+
+def _fault_bound(case: Case) -> Claim | None:
+    """A thread that waits for one small piece of a mapped file after the other: the device has no queue to work on."""
+    share = case.share(Cause.MAJOR_FAULT)
+    waits = _waits_by_file(case, of_weights=True)
+    rows = [row for row in share.detail.get("files", []) if row["name"] in waits]
+    waits_ns, size_bytes, n_faults = (sum(int(row[key]) for row in rows) for key in ("ns", "bytes", "count"))
+    if size_bytes < _MIN_BYTES or not n_faults or size_bytes >= n_faults * _LARGE_READ_BYTES:
+        return None
+    floor_ns = device_floor_ns(case, size_bytes) or 2 * case.facts.device.latency_ns * (size_bytes >> 20)
+    return Claim(
+        min(waits_ns, case.left((Cause.MAJOR_FAULT,))) - floor_ns,
+        f"weights came by page faults on their mapping, one after the other: {format_count(n_faults)} faults waited "
+        f"{format_ns(waits_ns // n_faults)} each, for {format_bytes(size_bytes // n_faults)}",
+        "read the files ahead of the start (cat FILES > /dev/null), or load without mmap (vLLM: "
+        "--safetensors-load-strategy eager; SGLang: --weight-loader-disable-mmap; llama.cpp: --no-mmap)",
+        confidence="medium",
     )
 
 
@@ -182,6 +218,8 @@ RULES = (
     Rule("network_weights", (*DEVICE_WAITS, Cause.EXTERNAL), _network, (Stage.WEIGHTS,)),
     Rule("io_throttled", DEVICE_WAITS, _throttled),
     Rule("small_readahead", DEVICE_WAITS, _readahead),
+    Rule("dropped_while_idle", DEVICE_WAITS, _dropped_while_idle),
+    Rule("fault_bound_weights", (Cause.MAJOR_FAULT,), _fault_bound),
     Rule("shared_device", DEVICE_WAITS, _shared_device),
     Rule("slow_device", DEVICE_WAITS, _slow_device),
     Rule("swapped_out", DEVICE_WAITS, _swapped),
