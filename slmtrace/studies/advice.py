@@ -64,6 +64,10 @@ def _use_jemalloc(report: Report) -> Settings:
     return (Variable("LD_PRELOAD", "libjemalloc.so.2"),)
 
 
+def _keep_memory(report: Report) -> Settings:
+    return Variable("MALLOC_TRIM_THRESHOLD_", "-1"), Variable("MALLOC_MMAP_THRESHOLD_", "4294967296")
+
+
 def _read_further_ahead(report: Report) -> Settings:
     """Return the readahead of the disks that the weights lie on and that have less."""
     storage = report.state.get("storage")
@@ -115,6 +119,8 @@ _CURES: dict[str, Callable[[Report], Settings]] = {
     "thp_compaction": _defer_compaction,
     "huge_pages_off": _use_huge_pages,
     "arena_contention": _use_jemalloc,
+    "memory_churn": _keep_memory,
+    "map_churn": _keep_memory,
     "small_readahead": _read_further_ahead,
     "cold_weights": _prefetch,
     "fault_bound_weights": _prefetch,

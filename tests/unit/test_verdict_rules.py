@@ -245,9 +245,12 @@ def test_a_range_with_next_to_nothing_of_the_time_is_not_named_where_a_process_h
     assert finding.evidence.endswith("most of all in its process sleep")
 
 
-@pytest.mark.parametrize(("call", "told"), [("flock", "lslocks"), ("write", "read faster"), ("poll", "HF_HUB_OFFLINE")])
+@pytest.mark.parametrize(
+    ("call", "told"), [("flock", "lslocks"), ("write", "read faster"), ("poll", "HF_HUB_OFFLINE"), ("", "SIGSTOP")]
+)
 def test_who_waits_for_something_outside_is_told_by_the_call_how_to_find_it(call: str, told: str) -> None:
-    scene = Scene(load(C.EXTERNAL, 900, S.CONFIG), detail={C.EXTERNAL: {"functions": rows(**{call: 900})}})
+    calls = {C.EXTERNAL: {"functions": rows(**{call: 900})}} if call else {}
+    scene = Scene(load(C.EXTERNAL, 900, S.CONFIG), detail=calls)
 
     (finding,) = (one for one in scene.findings() if one.id == "outside_wait")
 

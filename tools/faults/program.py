@@ -55,6 +55,11 @@ def _long_path(setting: Setting) -> None:
     setting.changes.append(f"put {len(entries)} directories of {_N_FILES} files before everything on sys.path")
 
 
+def _churn_memory(setting: Setting) -> None:
+    setting.environ.update(MALLOC_MMAP_THRESHOLD_="16384", MALLOC_TRIM_THRESHOLD_="0", MALLOC_TOP_PAD_="0")
+    setting.changes.append("made malloc take all but small memory from the kernel, and give it back when it is freed")
+
+
 def _wipe_caches(setting: Setting) -> None:
     scratch = _scratch(setting)
     names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "VLLM_CACHE_ROOT", "CUDA_CACHE_PATH")
@@ -163,6 +168,15 @@ FAULTS = (
         ("arena_wait", "run_queue"),
         ("arena_contention", "too_many_threads"),
         ("load", "ttft"),
+    ),
+    Fault(
+        "memory_churn",
+        "freed memory goes back to the kernel at once",
+        _churn_memory,
+        ("anon_fault", "mmap_call"),
+        ("memory_churn", "map_churn"),
+        ("ttft",),
+        cure=_without("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"),
     ),
     Fault(
         "ipc_delay",

@@ -157,6 +157,8 @@ def _remedy_outside(name: str, *, is_load: bool) -> str:
         return "another process holds a lock of a file: lslocks names both while it waits"
     if name in _WRITES:
         return "whoever reads what the program writes (a pipe, a log collector) is slow: read faster, or write less"
+    if not name:
+        return "it was in no system call: see whether something stops it (SIGSTOP, a debugger, a paused container)"
     return "find what the program waits for: strace -f -T -e trace=network, or slmtrace view"
 
 
