@@ -15,7 +15,7 @@ from .gpu import GpuWaits
 from .locks import find_locks
 from .messages import add_deliveries, find_messages
 from .path import Steps, Threads, critical_path
-from .queues import queue_entries, queue_stretches, step_entries, tokenize_entry
+from .queues import behind_others, queue_entries, queue_stretches, step_entries, tokenize_entry
 from .stages import RequestStages
 from .throttling import find_throttling
 from .timeline import Timeline, clip, gaps
@@ -45,7 +45,8 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
         queued = queue_stretches(trace, window.request_id)
         entries = {**tokenize_entry(trace, window), **queue_entries(trace, queued), **step_entries(trace, window)}
         steps = throttling.name(critical_path(window, threads, staged, entries))
-        segments = waits.refine(window, explain(window, steps, stages, queued), follow)
+        others = behind_others(trace, window.request_id, queued)
+        segments = waits.refine(window, explain(window, steps, stages, others), follow)
         check_partition(window, segments)
         off_path = [explain(window, _off_path_steps(window, steps, book), stages), waits.off_path(window, segments)]
         reports.append(build_window_report(window, segments, merge(off_path), book))

@@ -25,8 +25,8 @@ _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
 def explain(window: Window, steps: Steps, stages: RequestStages, queued: Timeline | None = None) -> Segments:
     """Return the segments of the steps, sorted by time; neighbours that say the same are one.
 
-    While the window's request was `queued`, the path goes through the engine's work on other requests: whatever that
-    was, to this request it was the queue.
+    While the window's request was `queued` behind others, the path goes through the engine's work on those: whatever
+    that was, to this request it was the queue.
     """
     order = np.lexsort((steps.anchor, steps.track))
     is_next = (np.diff(steps.track[order]) != 0) | (np.diff(steps.anchor[order]) != 0)

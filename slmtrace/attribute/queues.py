@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..capture.layout import STEP
-from ..model.events import EventKind
+from ..capture.layout import MARK_REQUEST_END, STEP
+from ..model.events import EventKind, union
 from ..model.taxonomy import Stage
 from ..model.trace import Trace, Window
-from .timeline import Timeline, empty_timeline, sequence
+from ..model.windows import marks
+from .timeline import Timeline, empty_timeline, gaps, sequence
 
 
 def queue_stretches(trace: Trace, request_id: str) -> Timeline:
-    """Return when the engine knew of a request and worked on others; owners are event rows."""
+    """Return when the engine knew of a request and had not begun with it; owners are event rows."""
     events = trace.events
     if not request_id:
         return empty_timeline()
@@ -27,6 +28,32 @@ def queue_stretches(trace: Trace, request_id: str) -> Timeline:
     rows = rows[events.end_ns[rows] > events.start_ns[rows]]
     rows = rows[np.argsort(events.start_ns[rows], kind="stable")]
     return sequence(events.start_ns[rows], events.end_ns[rows], rows)
+
+
+def behind_others(trace: Trace, request_id: str, queued: Timeline) -> Timeline:
+    """Return the parts of a request's queue in which the engine had other requests: what it did otherwise is no queue.
+
+    Where no steps were recorded, as in imported spans, it had others all the time.
+    """
+    others = _others_in_engine(trace, request_id) if len(queued) else None
+    return queued if others is None else gaps(queued, gaps(queued, others))
+
+
+def _others_in_engine(trace: Trace, request_id: str) -> Timeline | None:
+    """Return when the engine had other requests: from their first step until they ended. None: no step is known."""
+    events = trace.events
+    steps = np.flatnonzero((events.kind == EventKind.ASYNC) & (events.name == trace.strings.intern(STEP)))
+    if not len(steps):
+        return None
+    ended_ns = {mark.request: mark.ts_ns for mark in marks(trace, MARK_REQUEST_END)}
+    names = [trace.strings[int(request)] for request in events.request[steps].tolist()]
+    is_other = np.array([name != request_id for name in names])
+    until_ns = np.array([ended_ns.get(name, 0) for name in names], np.int64)
+    until_ns = np.maximum(until_ns, events.end_ns[steps])[is_other]
+    if not is_other.any():
+        return empty_timeline()
+    start_ns, end_ns = union(events.start_ns[steps][is_other], until_ns)
+    return Timeline(start_ns, end_ns, np.zeros(len(start_ns), np.int64))
 
 
 def queue_entries(trace: Trace, stretches: Timeline) -> dict[int, int]:

@@ -93,6 +93,15 @@ def distinct_times(times: Ints) -> Ints:
     return ordered[is_first]
 
 
+def union(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
+    """Return the union of intervals, of which there is at least one, as disjoint ones, in order."""
+    order = np.argsort(start_ns, kind="stable")
+    start, reach = start_ns[order], np.maximum.accumulate(end_ns[order])
+    is_first = np.append(True, start[1:] > reach[:-1])
+    is_last = np.append(is_first[1:], True)
+    return start[is_first], reach[is_last]
+
+
 COLUMN_DTYPES: dict[str, np.dtype[np.generic]] = {
     "start_ns": np.dtype(np.int64),
     "end_ns": np.dtype(np.int64),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..capture.layout import MARK_REQUEST_END, MARK_REQUEST_START, FoldClass
-from ..model.events import NO_EVENT, EventKind, Ints
+from ..model.events import NO_EVENT, EventKind, Ints, union
 from ..model.report import WindowReport
 from ..model.sched import Sched
 from ..model.segments import Segments
@@ -118,7 +118,7 @@ def _device_use(trace: Trace, window: WindowReport) -> DeviceUse:
     written_bytes = int(events.size_bytes[inside & (events.name == trace.strings.intern(_WRITE))].sum())
     if not len(rows):
         return DeviceUse(written_bytes=written_bytes)
-    in_flight = _union(events.start_ns[rows], events.end_ns[rows])
+    in_flight = union(events.start_ns[rows], events.end_ns[rows])
     return DeviceUse(
         n_reads=len(rows),
         size_bytes=int(events.size_bytes[rows].sum()),
@@ -136,15 +136,6 @@ def _idle_wait_ns(in_flight: _Intervals, segments: Segments | None) -> int:
     start_ns, end_ns = segments.start_ns[waits], segments.end_ns[waits]
     idle_ns = end_ns - start_ns - _covered_ns(in_flight, start_ns, end_ns)
     return int(idle_ns[idle_ns >= _HELD_NS].sum())
-
-
-def _union(start_ns: Ints, end_ns: Ints) -> _Intervals:
-    """Return the union of intervals as disjoint ones, in order."""
-    order = np.argsort(start_ns, kind="stable")
-    start, reach = start_ns[order], np.maximum.accumulate(end_ns[order])
-    is_first = np.append(True, start[1:] > reach[:-1])
-    is_last = np.append(is_first[1:], True)
-    return start[is_first], reach[is_last]
 
 
 def _covered_ns(intervals: _Intervals, start_ns: Ints, end_ns: Ints) -> Ints:

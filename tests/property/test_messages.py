@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slmtrace.attribute.attribution import attribute
-from slmtrace.capture.layout import MARK_FIRST_TOKEN, RANGE_RECEIVE, RANGE_SEND, STEP
+from slmtrace.capture.layout import MARK_FIRST_TOKEN, MARK_REQUEST_END, RANGE_RECEIVE, RANGE_SEND, STEP
 from slmtrace.model.events import EventKind, concatenate_events, make_events, sort_events
 from slmtrace.model.quality import Quality
 from slmtrace.model.report import WindowReport
@@ -103,6 +103,24 @@ def test_the_engines_work_while_a_request_is_queued_is_its_queue(start_ns: int, 
     queued_ns = sum(share.ns for share in report.causes if share.cause is Cause.ENGINE_QUEUE)
     assert queued_ns == (min(start_ns + dur_ns, END_NS) - start_ns if is_mine else 0)
     assert sum(report.phases.values()) == END_NS
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 400), st.integers(1, 400), st.integers(1, 200))
+def test_what_the_engine_did_without_other_requests_is_no_queue(step_ns: int, dur_ns: int, decode_ns: int) -> None:
+    builder = TraceBuilder()
+    engine = builder.thread(1, 1)
+    builder.run(engine, 0, END_NS)
+    builder.event(EventKind.RANGE, engine, 0, END_NS, "forward", stage=Stage.PREFILL)
+    builder.event(EventKind.ASYNC, engine, 100, 400, "queue", stage=Stage.QUEUE, request="a")
+    builder.event(EventKind.ASYNC, engine, 500, 400, STEP, request="a")
+    builder.event(EventKind.ASYNC, engine, step_ns, dur_ns, STEP, request="b")
+    builder.event(EventKind.MARK, engine, step_ns + dur_ns + decode_ns, 0, MARK_REQUEST_END, request="b")
+
+    report = explained(builder, sink=engine, request="a")
+
+    queued_ns = sum(share.ns for share in report.causes if share.cause is Cause.ENGINE_QUEUE)
+    assert queued_ns == max(0, min(step_ns + dur_ns + decode_ns, 500) - max(step_ns, 100))
 
 
 times = st.integers(0, 60)
