@@ -14,6 +14,8 @@ from ..model.report import CauseShare, WindowReport
 from ..model.taxonomy import Cause, Stage, WindowKind
 from .facts import WindowFacts
 
+# So long without a request, a server is idle.
+_IDLE_NS = 1_000_000_000
 _TOLD = 0.1
 _MIN_OTHERS = 3  # requests, before a median says anything
 _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
@@ -126,6 +128,11 @@ class Case:
     def is_steady(self) -> bool:
         """Say whether it is a request after the first."""
         return not self.is_load and self.window.index in self.steady.row_by_index
+
+    @property
+    def idle_ns(self) -> int:
+        """Return how long nobody had asked for anything before it; 0 for less than a second."""
+        return self.facts.idle_ns if self.facts.idle_ns >= _IDLE_NS else 0
 
     def usual_ns(self, causes: Collection[Cause]) -> int:
         """Return the median time of these causes in the other steady requests; 0 for fewer than three."""

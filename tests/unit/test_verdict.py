@@ -113,6 +113,16 @@ def test_a_request_whose_work_stands_out_of_its_neighbours_is_found() -> None:
     assert judged[4].findings[0].excess_ns == 40 * MS
 
 
+def test_a_request_that_is_slower_after_an_idle_time_says_so() -> None:
+    windows = [request({(Stage.PREFILL, Cause.CPU_KERNEL): ms}, index) for index, ms in enumerate([90, 50, 51, 50, 90])]
+
+    judged = judge(windows, [WindowFacts()] * 4 + [WindowFacts(idle_ns=10_000 * MS)], {})
+
+    (finding,) = judged[4].findings
+    assert finding.evidence.endswith("after 10.0 s without a request")
+    assert "health check" in finding.recommendation
+
+
 def test_requests_that_differ_by_their_nature_are_no_finding() -> None:
     lengths_ms = [90, 50, 70, 95, 60, 40, 85]
     windows = [request({(Stage.PREFILL, Cause.CPU_KERNEL): ms}, index) for index, ms in enumerate(lengths_ms)]

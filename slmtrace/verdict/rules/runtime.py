@@ -62,10 +62,14 @@ def _odd_request(case: Case) -> Claim | None:
     usual_ns, took_ns = case.usual_ns((longest,)), case.left((longest,))
     if not usual_ns:
         return None
+    after = f", after {format_ns(case.idle_ns)} without a request" if case.idle_ns else ""
     return Claim(
         took_ns - usual_ns,
-        f"{longest.label} took {format_ns(took_ns)}, and {format_ns(usual_ns)} in the other requests",
-        "compare the two requests in the timeline (slmtrace view): prompt length, batch, CPU or GPU frequency",
+        f"{longest.label} took {format_ns(took_ns)}, and {format_ns(usual_ns)} in the other requests{after}",
+        "have a health check generate a token now and then, or keep the node from dozing off: cpupower idle-set -D 0; "
+        "nvidia-smi -pm 1"
+        if after
+        else "compare the two requests in the timeline (slmtrace view): prompt length, batch, CPU or GPU frequency",
         confidence="low",
     )
 

@@ -21,8 +21,6 @@ _MIN_OTHERS_BYTES = 64 << 20
 _SLOW_BYTES_PER_SECOND = 100e6
 # Looking for files takes a healthy load of Python programs 1.3 to 2.1 % (the clean runs of tools/accuracy).
 _USUAL_LOOKUPS = 0.02
-# So long without a request, a server is idle.
-_IDLE_NS = 1_000_000_000
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _PAGE_BYTES = 4096
 
@@ -94,14 +92,14 @@ def _slow_device(case: Case) -> Claim | None:
 
 def _dropped_while_idle(case: Case) -> Claim | None:
     """Earlier requests had all that a later one needs in memory: what it reads again was dropped since."""
-    waits_ns, size_bytes, idle_ns = case.left(DEVICE_WAITS), case.size_bytes(*DEVICE_WAITS), case.facts.idle_ns
-    if not case.is_steady or not size_bytes or idle_ns < _IDLE_NS:
+    waits_ns, size_bytes = case.left(DEVICE_WAITS), case.size_bytes(*DEVICE_WAITS)
+    if not case.is_steady or not size_bytes or not case.idle_ns:
         return None
     most = case.largest("files", DEVICE_WAITS).rpartition("/")[2]
     return Claim(
         waits_ns,
-        f"after {format_ns(idle_ns)} without a request, waited {format_ns(waits_ns)} for {format_bytes(size_bytes)} "
-        "that had been dropped from memory" + (f", most of all of {most}" if most else ""),
+        f"after {format_ns(case.idle_ns)} without a request, waited {format_ns(waits_ns)} for "
+        f"{format_bytes(size_bytes)} that had been dropped from memory" + (f", most of all of {most}" if most else ""),
         "keep the weights in memory: vmtouch -dl FILES, and memory.low of the cgroup above them; "
         "or have a health check generate a token now and then",
     )
