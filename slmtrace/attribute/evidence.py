@@ -17,7 +17,7 @@ from ..model.sched import Out
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import Trace
 from .folds import place_folds
-from .rules import API_KINDS, RANGE_CAUSES, State, classify
+from .rules import API_KINDS, COMPILERS, RANGE_CAUSES, State, classify
 from .streams import ProcessWork, gpu_work
 from .timeline import Timeline, empty_timeline, gaps, nest, overlay, sequence
 
@@ -104,6 +104,10 @@ class EvidenceBook:
             causes = np.array([self._cause_by_name[name] for name in names], np.int64)
             self._named_causes[track] = Timeline(timeline.start_ns, timeline.end_ns, causes)
         return self._named_causes[track]
+
+    def is_compiler(self, track: int) -> bool:
+        """Say whether a thread is one of a compiler's."""
+        return self.trace.tracks[track].process in COMPILERS
 
     def running(self, track: int) -> Timeline:
         """Return a thread's stretches on a CPU; owners are rows of the scheduler table."""

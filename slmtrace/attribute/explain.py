@@ -52,6 +52,8 @@ def _explain_thread(window: Window, steps: Steps, stages: RequestStages, queued:
     did = stage_at(doing, start)
     did = np.where(did == NO_STAGE, stage, did).astype(np.uint8)
     on_cpu = np.where(named.at(start) == NO_EVENT, stage_on_cpu()[did], named.at(start))
+    if book.is_compiler(track):
+        on_cpu = np.where((named.at(start) == NO_EVENT) & (did != Stage.COMPILE), Cause.JIT_COMPILE, on_cpu)
     cause = _cause_of(state, event, on_cpu, book)
     waiting = queued.at(start)
     is_queued = waiting != NO_EVENT

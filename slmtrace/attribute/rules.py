@@ -256,6 +256,15 @@ RANGE_CAUSES: dict[str, Cause] = {
     "inductor autotune": Cause.AUTOTUNE,
 }
 
+# Programs that make machine code, by their process's name: what they run is compilation, whoever started them.
+# Extensions of PyTorch, of FlashInfer and of others are built at their first use, with no hook of ours around it.
+COMPILERS = frozenset(
+    (
+        "as", "c++", "cc", "cc1", "cc1plus", "cicc", "clang", "clang++", "collect2", "cudafe++", "fatbinary", "g++",
+        "gcc", "ld", "ld.lld", "lld", "ninja", "nvcc", "nvlink", "ptxas",
+    )
+)  # fmt: skip
+
 
 def classify(events: Events, strings: Strings) -> NDArray[np.uint8]:
     """Return the Evidence of every event."""

@@ -126,7 +126,7 @@ CAUSES: dict[Cause, CauseInfo] = {
     Cause.CUDA_INIT: CauseInfo(_P.KERNEL_WARMUP, "the CUDA driver and context came up"),
     Cause.MODULE_LOAD: CauseInfo(_P.KERNEL_WARMUP, "GPU code was loaded (cuModuleLoadData, cuLibraryLoadData)"),
     Cause.LIBRARY_INIT: CauseInfo(_P.KERNEL_WARMUP, "cuBLAS, cuDNN or another library initialised itself"),
-    Cause.JIT_COMPILE: CauseInfo(_P.KERNEL_WARMUP, "PTX, NVRTC or Triton compiled a kernel"),
+    Cause.JIT_COMPILE: CauseInfo(_P.KERNEL_WARMUP, "PTX, NVRTC, Triton or a compiler of C made machine code"),
     Cause.TORCH_COMPILE: CauseInfo(_P.KERNEL_WARMUP, "torch.compile: Dynamo, Inductor, C++ compiler"),
     Cause.AUTOTUNE: CauseInfo(_P.KERNEL_WARMUP, "kernels were tried to choose the fastest"),
     Cause.GRAPH_CAPTURE: CauseInfo(_P.KERNEL_WARMUP, "CUDA graphs were captured or instantiated"),

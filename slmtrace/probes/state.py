@@ -127,6 +127,8 @@ def read_compile_caches() -> dict[str, dict[str, Any]]:
         "torchinductor": Path(environ.get("TORCHINDUCTOR_CACHE_DIR") or inductor),
         "triton": Path(environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache"),
         "vllm": Path(environ.get("VLLM_CACHE_ROOT") or cache_home / "vllm") / "torch_compile_cache",
+        "torch_extensions": Path(environ.get("TORCH_EXTENSIONS_DIR") or cache_home / "torch_extensions"),
+        "flashinfer": Path(environ.get("FLASHINFER_WORKSPACE_BASE") or home) / ".cache" / "flashinfer",
         "cuda": Path(environ.get("CUDA_CACHE_PATH") or home / ".nv" / "ComputeCache"),
     }
     return {name: _directory_size(path) for name, path in directories.items()}

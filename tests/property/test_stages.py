@@ -153,3 +153,26 @@ def test_a_compiler_that_a_triton_compilation_started_is_part_of_it() -> None:
     report = attribute(builder.build(), [Window(WindowKind.LOAD, 0, 0, END_NS, main)])[0]
 
     assert {share.cause: share.ns for share in report.causes}[Cause.JIT_COMPILE] == 800
+
+
+@pytest.mark.parametrize(
+    ("program", "stage", "cause"),
+    [
+        ("cc1plus", Stage.PREFILL, Cause.JIT_COMPILE),
+        ("cc1plus", Stage.COMPILE, Cause.TORCH_COMPILE),  # as torch.compile has it
+        ("sh", Stage.PREFILL, Cause.CPU_KERNEL),
+    ],
+)
+def test_what_a_compiler_runs_is_compilation_whoever_started_it(program: str, stage: Stage, cause: Cause) -> None:
+    builder = TraceBuilder()
+    main, child = builder.thread(1, 1), builder.thread(2, 2, process=program)
+    builder.event(EventKind.RANGE, main, 0, END_NS, "forward", stage=stage)
+    builder.run(main, 0, 300)
+    builder.run(child, 300, 700)
+    builder.run(main, 700, END_NS)
+    builder.wake(main, 700, by=child)
+    builder.fork(child, 300, by=main)
+
+    report = attribute(builder.build(), [Window(WindowKind.TTFT, 0, 0, END_NS, main)])[0]
+
+    assert {share.cause: share.ns for share in report.causes}[cause] >= 400

@@ -33,7 +33,7 @@ def _compiles(case: Case) -> Claim | None:
         "again')"
         if grown and not empty
         else "keep the caches on a volume that outlives the container: TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR, "
-        "VLLM_CACHE_ROOT"
+        "VLLM_CACHE_ROOT, TORCH_EXTENSIONS_DIR"
     )
     while_waiting = ""
     if not case.is_load:
