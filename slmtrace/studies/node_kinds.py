@@ -80,16 +80,14 @@ def _pools(order: Order) -> Axis:
 
 
 def _readaheads(order: Order) -> list[Point]:
+    """Return the readahead found, and others."""
     files = [_queue_of(name) / "read_ahead_kb" for name in _devices_of_weights(order)]
     found = [int(read_node_file(file)) for file in files]
-    sizes_kb = order.values or sorted({*_READAHEADS_KB, *found[:1]}, key=lambda size_kb: (size_kb != found[0], size_kb))
+    request = replace(order.request, cache="cold", n_requests=2)
     return [
-        Point(
-            {"read_ahead_kb": size_kb},
-            replace(order.request, cache="cold", n_requests=2),
-            tuple(NodeFile(file, str(size_kb)) for file in files),
-        )
-        for size_kb in (sizes_kb if files else ())
+        Point({"read_ahead_kb": size_kb}, request, tuple(NodeFile(file, str(size_kb)) for file in files))
+        for size_kb in dict.fromkeys((*found[:1], *(order.values or _READAHEADS_KB)))
+        if files
     ]
 
 

@@ -311,6 +311,8 @@ def test_readahead_is_swept_on_the_whole_disk_from_cold_and_begins_with_what_was
 
     assert [point.name for point in points] == [f"read_ahead_kb={kb}" for kb in (256, 128, 1024, 8192)]
     assert points[2].node_files == {node / "sda" / "queue" / "read_ahead_kb": "1024"}
+    named = plan_sweep("readahead", Order(RunRequest(), (64, 256), may_apply=True))
+    assert [point.name for point in named] == ["read_ahead_kb=256", "read_ahead_kb=64"]
     assert {point.request.cache for point in points} == {"cold"}
 
 
