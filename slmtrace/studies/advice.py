@@ -39,7 +39,7 @@ def advise(report: Report) -> list[Recommendation]:
     advised = [
         _advise(window, finding, cure(report))
         for window, finding in costliest.values()
-        if (cure := _CURES.get(finding.id)) is not None
+        if (cure := CURES.get(finding.id)) is not None
     ]
     return [one for one in advised if one.settings]
 
@@ -115,7 +115,8 @@ def _bound_threads(report: Report) -> Settings:
     return Variable("OMP_NUM_THREADS", str(n_cpus)), Variable("TOKENIZERS_PARALLELISM", "false")
 
 
-_CURES: dict[str, Callable[[Report], Settings]] = {
+# By the id of the finding.
+CURES: dict[str, Callable[[Report], Settings]] = {
     "thp_compaction": _defer_compaction,
     "huge_pages_off": _use_huge_pages,
     "arena_contention": _use_jemalloc,

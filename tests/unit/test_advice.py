@@ -9,8 +9,9 @@ import pytest
 
 from slmtrace.model.report import CauseShare, Finding, Report
 from slmtrace.model.taxonomy import Cause, Stage, WindowKind
-from slmtrace.studies.advice import advise
+from slmtrace.studies.advice import CURES, advise
 from slmtrace.studies.recommendation import emit
+from slmtrace.verdict.rules import RULES
 from tests.support.builders import MS, make_report, make_segments, make_window
 
 
@@ -108,3 +109,7 @@ def test_names_from_elsewhere_do_not_become_commands() -> None:
     ]
 
     assert [one for report in reports for one in advise(report)] == []
+
+
+def test_what_is_cured_is_what_rules_find() -> None:
+    assert {*CURES} <= {rule.id for rule in RULES}
