@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def read_numa(pid: int | str) -> dict[str, Any]:
     """Return the NUMA nodes with their free memory, and where the process may run and allocate."""
     status = _read_status(pid)
     return {
+        "nodes_usable": _nodes_of(pid),
         "nodes": [_read_node(path) for path in sorted(_NODES.glob("node[0-9]*"))],
         "balancing": procfs.read_int(Path("/proc/sys/kernel/numa_balancing")),
         "cpus_allowed": status.get("Cpus_allowed_list"),
@@ -92,6 +94,16 @@ def _read_hugepages() -> dict[str, dict[str, int | None]]:
         }
         for pool in pools
     }
+
+
+def _nodes_of(pid: int | str) -> list[int]:
+    """Return the nodes that the process may run on; none of one that is gone."""
+    try:
+        cpus = os.sched_getaffinity(0 if pid == "self" else int(pid))
+    except OSError:
+        return []
+    directories = {path for cpu in cpus for path in Path(f"/sys/devices/system/cpu/cpu{cpu}").glob("node[0-9]*")}
+    return sorted({int(path.name.removeprefix("node")) for path in directories})
 
 
 def _read_node(path: Path) -> dict[str, Any]:

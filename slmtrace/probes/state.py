@@ -91,6 +91,7 @@ def read_cpu() -> dict[str, Any]:
         "machine": platform.machine(),
         "n_cpus": os.cpu_count(),
         "n_usable": len(os.sched_getaffinity(0)),
+        "omp_num_threads": int(threads) if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() else None,
         "smt": procfs.read_text(cpus / "smt" / "control"),
         "governor": procfs.read_text(cpus / "cpu0" / "cpufreq" / "scaling_governor"),
         "energy_preference": procfs.read_text(cpus / "cpu0" / "cpufreq" / "energy_performance_preference"),

@@ -129,5 +129,6 @@ CURES: dict[str, Callable[[Report], Settings]] = {
     "pageable_copies": _reserve_pinned,
     "pinning": _reserve_pinned,
     "too_many_threads": _bound_threads,
+    "few_threads": _bound_threads,
 }
 _SIZED = ("pageable_copies", "pinning")

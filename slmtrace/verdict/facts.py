@@ -58,6 +58,7 @@ class WindowFacts:
 
     grown: Mapping[str, int] = field(default_factory=dict)  # how much each counter grew around the window
     device: DeviceUse = field(default_factory=DeviceUse)
+    busy_cpus: float = 0.0  # on which threads of the tree ran while the path computed on a CPU
     own_queue_ns: int = 0  # on path, runnable, while threads of the tree had all CPUs
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made
@@ -82,6 +83,7 @@ def _facts(
     return WindowFacts(
         grown=_growth(trace.counters, window),
         device=_device_use(trace, window),
+        busy_cpus=_busy_cpus(window, runs_by_cpu),
         own_queue_ns=_own_queue_ns(window, runs_by_cpu),
         fault_ns=fault_ns,
         n_tokens=_n_tokens(trace, window),
@@ -163,14 +165,25 @@ def _runs_by_cpu(sched: Sched) -> list[_Intervals]:
 
 def _own_queue_ns(window: WindowReport, runs_by_cpu: Sequence[_Intervals]) -> int:
     """Return how long the path waited for a CPU while threads of the tree had all of them, or nearly."""
-    segments = window.segments
-    if segments is None or not runs_by_cpu:
-        return 0
-    is_queued = segments.cause == Cause.RUN_QUEUE
-    start_ns, end_ns = segments.start_ns[is_queued], segments.end_ns[is_queued]
-    held_ns = sum((_covered_ns(runs, start_ns, end_ns) for runs in runs_by_cpu), np.zeros(len(start_ns), np.int64))
-    waited_ns = end_ns - start_ns
-    return int(waited_ns[held_ns >= _NEARLY_ALL * len(runs_by_cpu) * waited_ns].sum())
+    waited_ns, held_ns = _during(window.segments, Cause.RUN_QUEUE, runs_by_cpu)
+    return int(waited_ns[held_ns >= _NEARLY_ALL * len(runs_by_cpu) * waited_ns].sum()) if runs_by_cpu else 0
+
+
+def _busy_cpus(window: WindowReport, runs_by_cpu: Sequence[_Intervals]) -> float:
+    computed_ns, ran_ns = _during(window.segments, Cause.CPU_KERNEL, runs_by_cpu)
+    return float(ran_ns.sum() / max(computed_ns.sum(), 1))
+
+
+def _during(segments: Segments | None, cause: Cause, runs_by_cpu: Sequence[_Intervals]) -> tuple[Ints, Ints]:
+    """Return how long each segment of a cause is, and how long threads of the tree ran in it, on all CPUs together."""
+    if segments is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    mine = segments.cause == cause
+    start_ns, end_ns = segments.start_ns[mine], segments.end_ns[mine]
+    ran_ns = np.zeros(len(start_ns), np.int64)
+    for runs in runs_by_cpu:
+        ran_ns += _covered_ns(runs, start_ns, end_ns)
+    return end_ns - start_ns, ran_ns
 
 
 def _fault_cost_ns(trace: Trace) -> int:

@@ -27,6 +27,10 @@ def gpu(**facts: int) -> dict[str, object]:
     return {"gpu": {moment: {"gpus": [{**GPU, **facts}]} for moment in ("before", "after")}}
 
 
+def far(*nodes: int) -> dict[str, object]:
+    return {**gpu(numa_node=1), "numa": {"before": {"nodes_usable": list(nodes)}}}
+
+
 def caches(before: int, after: int) -> dict[str, object]:
     return {"compile_caches": {m: {"triton": {"n_files": n}} for m, n in (("before", before), ("after", after))}}
 
@@ -62,6 +66,8 @@ def mapped(n_faults: int) -> dict[Cause, dict[str, object]]:
     """Return the detail of 2 s of faults on 512 MiB of mapped weights."""
     return {C.MAJOR_FAULT: {"files": [{"name": WEIGHTS, "ns": 2000 * MS, "count": n_faults, "bytes": 512 * MIB}]}}
 
+
+FEW = {"cpu": {"before": {"omp_num_threads": 1, "n_usable": 4}}}
 
 PAIRS: dict[str, Pair] = {
     "network_weights": Pair(
@@ -141,6 +147,10 @@ PAIRS: dict[str, Pair] = {
     "link_degraded": Pair(
         Scene(load(C.H2D_PINNED, 2000), state=gpu(pcie_width=4)), Scene(load(C.H2D_PINNED, 2000), state=gpu())
     ),
+    "wrong_numa_node": Pair(
+        Scene(load(C.H2D_PINNED, 2000), size_bytes={C.H2D_PINNED: 8 << 30}, state=far(0)),
+        Scene(load(C.H2D_PINNED, 2000), size_bytes={C.H2D_PINNED: 8 << 30}, state=far(0, 1)),
+    ),
     "pageable_copies": Pair(
         Scene(load(C.H2D_PAGEABLE, 2000), size_bytes={C.H2D_PAGEABLE: 3 << 30}, state=gpu()),
         Scene(load(C.H2D_PINNED, 2000), size_bytes={C.H2D_PINNED: 40 << 30}, state=gpu()),
@@ -174,6 +184,11 @@ PAIRS: dict[str, Pair] = {
     "cpu_quota": Pair(Scene(load(C.RUN_QUEUE, 900), facts=QUOTA), Scene(load(C.RUN_QUEUE, 900))),
     "too_many_threads": Pair(
         Scene(load(C.RUN_QUEUE, 900), facts=WindowFacts(own_queue_ns=800 * MS)), Scene(load(C.RUN_QUEUE, 900))
+    ),
+    "few_threads": Pair(
+        Scene(PREFILL, TTFT, facts=WindowFacts(busy_cpus=1.0), state=FEW),
+        # The libraries keep more CPUs busy than the variable says.
+        Scene(PREFILL, TTFT, facts=WindowFacts(busy_cpus=3.9), state=FEW),
     ),
     "cpu_contention": Pair(
         Scene(load(C.RUN_QUEUE, 900)), Scene(load(C.RUN_QUEUE, 900), facts=WindowFacts(own_queue_ns=900 * MS))

@@ -13,6 +13,7 @@ from ..rule import Claim, Rule
 _COMPILES = (Cause.TORCH_COMPILE, Cause.JIT_COMPILE, Cause.AUTOTUNE)
 _FIRST_USES = (Cause.MODULE_LOAD, Cause.LIBRARY_INIT, Cause.FIRST_USE, Cause.CUDA_INIT, Cause.GRAPH_CAPTURE)
 _PAGEABLE = (Cause.H2D_PAGEABLE, Cause.STAGING_COPY)
+_COPIES = (Cause.H2D_PINNED, *_PAGEABLE)
 # What a copy reaches of its link's rate in practice.
 _LINK_EFFICIENCY = 0.8
 # Another program's memory on a GPU, beyond what a driver and a display take.
@@ -61,11 +62,10 @@ def _first_uses(case: Case) -> Claim | None:
 
 
 def _link_down(case: Case) -> Claim | None:
-    copies = (Cause.H2D_PINNED, *_PAGEABLE)
     for gpu in _gpus(case, "after"):
         width, widest = gpu.get("pcie_width"), gpu.get("pcie_width_max")
         if width and widest and width < widest:
-            took_ns = case.left(copies)
+            took_ns = case.left(_COPIES)
             return Claim(
                 round(took_ns * (1 - width / widest)),
                 f"the GPU's link has {width} of its {widest} lanes",
@@ -73,6 +73,24 @@ def _link_down(case: Case) -> Claim | None:
                 confidence="medium",
             )
     return None
+
+
+def _far_node(case: Case) -> Claim | None:
+    """Copies that are slower than the link, of a program that may run on other NUMA nodes than the GPU's alone."""
+    usable = case.known("numa", "nodes_usable")
+    nodes = {node for node in (usable if isinstance(usable, list) else []) if isinstance(node, int)}
+    gpu_nodes = {node for gpu in _gpus(case, "before") if isinstance(node := gpu.get("numa_node"), int)}
+    size_bytes, rate = case.size_bytes(*_COPIES), link_rate(case) * _LINK_EFFICIENCY
+    if not nodes or not gpu_nodes or gpu_nodes & nodes or not size_bytes or not rate:
+        return None
+    took_ns, gpu_node = case.left(_COPIES), min(gpu_nodes)
+    return Claim(
+        took_ns - round(size_bytes / rate * 1e9),
+        f"copied {format_bytes(size_bytes)} at {format_rate(size_bytes, took_ns)} from NUMA node "
+        f"{', '.join(map(str, sorted(nodes)))}, to a GPU of node {gpu_node}",
+        f"numactl --cpunodebind={gpu_node} --membind={gpu_node} before the command",
+        confidence="medium",
+    )
 
 
 def _pageable(case: Case) -> Claim | None:
@@ -140,7 +158,8 @@ def _n_files(caches: Any, name: str) -> int:
 RULES = (
     Rule("compiled_anew", _COMPILES, _compiles),
     Rule("first_use_in_request", _FIRST_USES, _first_uses),
-    Rule("link_degraded", (Cause.H2D_PINNED, *_PAGEABLE), _link_down),
+    Rule("link_degraded", _COPIES, _link_down),
+    Rule("wrong_numa_node", _COPIES, _far_node),
     Rule("pageable_copies", _PAGEABLE, _pageable),
     Rule("pinning", (Cause.PIN_MEMORY,), _pinning),
     Rule("gpu_clocks", (Cause.GPU_KERNEL,), _clocks),

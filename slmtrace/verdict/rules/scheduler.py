@@ -49,6 +49,26 @@ def _too_many_threads(case: Case) -> Claim | None:
     )
 
 
+def _few_threads(case: Case) -> Claim | None:
+    """Computing on fewer CPUs than the program may use because it was told to. That more help as much is a guess."""
+    n_threads, n_cpus, took_ns = (
+        int(case.number("cpu", "omp_num_threads")),
+        int(case.number("cpu", "n_usable")),
+        case.left((Cause.CPU_KERNEL,)),
+    )
+    if case.is_load or not 0 < n_threads < n_cpus or not 0 < case.facts.busy_cpus < n_threads + 0.5:
+        return None
+    excess_ns = took_ns * (n_cpus - n_threads) // n_cpus
+    return Claim(
+        excess_ns,
+        f"computed for {format_ns(took_ns)} on {case.facts.busy_cpus:.1f} of {n_cpus} CPUs: OMP_NUM_THREADS is "
+        f"{n_threads}",
+        f"OMP_NUM_THREADS={n_cpus}; launchers set it, such as torchrun and Ray (to a task's num_cpus)",
+        excess_ns // 2,
+        "low",
+    )
+
+
 def _other_programs(case: Case) -> Claim | None:
     took_ns = case.left((Cause.RUN_QUEUE,))
     stalled_us = case.facts.grown.get("psi cpu some", 0)
@@ -167,6 +187,7 @@ RULES = (
     Rule("batch_interference", _COMPUTE, _batch),
     Rule("cpu_quota", (Cause.CPU_THROTTLED, Cause.RUN_QUEUE), _quota),
     Rule("too_many_threads", (Cause.RUN_QUEUE,), _too_many_threads, least_ns=_TWO_SLICES_NS),
+    Rule("few_threads", (Cause.CPU_KERNEL,), _few_threads),
     Rule("cpu_contention", (Cause.RUN_QUEUE,), _other_programs, least_ns=_TWO_SLICES_NS),
     Rule("gil_contention", (Cause.GIL_WAIT,), _gil),
     Rule("slow_messages", (Cause.IPC,), _messages),
