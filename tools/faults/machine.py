@@ -251,7 +251,7 @@ FAULTS = (
         "memory_limit",
         "a memory limit below heap and weights",
         _limit_memory,
-        ("reclaim", *_WAITS),
+        ("reclaim", *_WAITS, "file_minor_fault"),  # what was unmapped to be dropped, and was not, is mapped again
         ("memory_limit",),
         (*_READING, "ttft"),
         cure=_lift_limits,
