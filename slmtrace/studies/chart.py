@@ -12,7 +12,7 @@ _LEFT, _BOTTOM, _TOP, _RIGHT = 70, 40, 16, 16
 _COLOURS = ("#3b82c4", "#d97706", "#3f9d4f", "#b5479b")
 _TICKS = 4
 # Of a letter, on average; and by how many degrees long labels slope.
-_LETTER, _SLOPE = 6, 60
+_LETTER, _SLOPE = 7, 60
 
 
 def line_chart(x_name: str, series: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
