@@ -166,7 +166,9 @@ class CompileCaches(Setting):
             return {
                 "env:": [f'- {{name: {name}, value: "{value}"}}' for name, value in self._variables.items()],
                 "volumeMounts:": [f"- {{name: {self.name}-cache, mountPath: /var/cache/{self.name}}}"],
-                "volumes:": [f"- {{name: {self.name}-cache, persistentVolumeClaim: {{claimName: YOUR-CLAIM}}}}"],
+                "volumes:  # of the pod": [
+                    f"- {{name: {self.name}-cache, persistentVolumeClaim: {{claimName: YOUR-CLAIM}}}}"
+                ],
             }
         return {"": [f"# no sysctl: set {self.command} for the service"]}
 

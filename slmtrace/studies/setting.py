@@ -112,7 +112,7 @@ class NodeFile(Setting):
             return {SERVICE: [f'ExecStartPre=+/bin/sh -c "{self._echo}"']}
         if form == "k8s":
             return {
-                "initContainers:": [
+                "initContainers:  # of the pod": [
                     f"- name: set-{self.path.name.replace('_', '-')}",
                     "  image: busybox",
                     "  securityContext: {privileged: true}",
