@@ -21,6 +21,7 @@ from tools.faults.undo import Undo
 
 pytestmark = [pytest.mark.root, pytest.mark.bpf]
 
+ROOT = Path(__file__).parents[2]
 WEIGHTS_BYTES = 64 << 20
 CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_S = 120
@@ -34,6 +35,12 @@ with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT
     sum(weights[offset] for offset in range(0, len(weights), mmap.PAGESIZE))
 """
 
+# A large buffer where huge pages have to be made first (TensorRT-LLM#15430, ik_llama.cpp#2010).
+BIG_ALLOCATION = """
+buffer = bytearray(1 << 30)
+buffer[::4096] = bytes(len(buffer) // 4096)
+"""
+
 LOAD = """
 import sys, time
 from pathlib import Path
@@ -45,7 +52,16 @@ def answer():
     model.generate(**inputs, max_new_tokens=2, do_sample=False)
 """
 
-# The load has ended, and a C compiler builds what the first request needs (FlashInfer in vllm#47456, #16858).
+# The load has ended, nothing was compiled, and the first request pays for it (vllm#47456, #16858).
+COMPILE_AT_FIRST_USE = (
+    LOAD
+    + """
+model.model.norm.compile()
+for _ in range(2): answer()
+"""
+)
+
+# The same where no hook is around it: a C compiler builds what the first request needs (FlashInfer in vllm#47456).
 BUILD_AT_FIRST_USE = (
     LOAD
     + """
@@ -94,9 +110,11 @@ def reclaim(cgroup: Path, size_bytes: int) -> None:
         (cgroup / "memory.reclaim").write_text(str(size_bytes))
 
 
-def start(capture: Path, program: str, *arguments: Path, **options: Any) -> subprocess.Popen[bytes]:
+def start(capture: Path, program: str, *arguments: Path, fault: str = "", **options: Any) -> subprocess.Popen[bytes]:
     """Start the recording of a program."""
     recording = [sys.executable, "-m", "slmtrace", "record", "-o", str(capture), "--"]
+    if fault:
+        recording = [sys.executable, "-m", "tools.faults", fault, "--", *recording]
     return subprocess.Popen([*recording, sys.executable, "-c", program, *map(str, arguments)], **options)
 
 
@@ -121,6 +139,30 @@ def test_a_load_bound_by_faults_on_mapped_weights(tmp_path: Path) -> None:
 
     (load,) = windows(capture, "load")
     assert first(load) == ("major_fault", "fault_bound_weights")
+
+
+def test_a_large_allocation_that_compacts_memory_first(tmp_path: Path) -> None:
+    capture = tmp_path / "capture"
+
+    if start(capture, BIG_ALLOCATION, fault="thp_compaction", cwd=ROOT).wait(PATIENCE_S) and not capture.exists():
+        pytest.skip("memory cannot be cut into pieces here")
+
+    (load,) = windows(capture, "load")
+    assert first(load) == ("compaction", "thp_compaction")
+
+
+@pytest.mark.hf
+def test_a_compilation_at_first_use_after_the_load(tmp_path: Path) -> None:
+    model, capture = tmp_path / "tiny", tmp_path / "capture"
+    make_model("tiny", model)
+    environ = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+
+    assert start(capture, COMPILE_AT_FIRST_USE, model, env=environ).wait(PATIENCE_S) == 0
+
+    paying, later = windows(capture, "ttft")
+    assert first(paying) == ("torch_compile", "compiled_anew")
+    assert any("while the request waited" in finding["evidence"] for finding in paying["findings"])
+    assert "compiled_anew" not in [finding["id"] for finding in later["findings"]]
 
 
 @pytest.mark.hf

@@ -18,8 +18,9 @@ _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 _READ_BYTES_PER_SECOND = 60_000_000
 _CPU_PERIOD_US = 100_000
 _CPU_SHARE = 0.6
-# What stays whole while memory is cut into pieces; what holds the rest for a moment is the first to go if memory ends.
-_SPARE_BYTES = 1 << 30
+_COMPACTION_AHEAD = Path("/proc/sys/vm/compaction_proactiveness")
+# What stays whole of free memory while it is cut into pieces: the kernel's own reserve, before it drops cached files.
+_SPARE_BYTES = 256 << 20
 _HOGS_PER_CPU = 2
 
 
@@ -124,14 +125,14 @@ def _defer_compaction(setting: Setting) -> None:
 
 def _fragment(setting: Setting) -> None:
     """Leave one page of every eight in use all over free memory: no huge page can be had without moving pages."""
-    available = _meminfo_bytes("MemAvailable") - _SPARE_BYTES
-    if available < 1 << 30:
+    free_bytes = _meminfo_bytes("MemFree") - _SPARE_BYTES
+    if free_bytes < 1 << 30:
         raise Impossible("too little memory is free")
-    holder = _start(setting, "tools.faults.fragment", str(available))
+    holder = _start(setting, "tools.faults.fragment", str(free_bytes))
     assert holder.stdout is not None
     if holder.stdout.readline().strip() != b"ready":
         raise Impossible("memory could not be cut into pieces")
-    setting.changes.append(f"cut {format_bytes(available)} of memory into pieces of 28 KiB")
+    setting.changes.append(f"cut {format_bytes(free_bytes)} of memory into pieces of 28 KiB")
 
 
 def _always_huge_pages(setting: Setting) -> None:
@@ -142,6 +143,9 @@ def _always_huge_pages(setting: Setting) -> None:
 
 
 def _compaction(setting: Setting) -> None:
+    """Leave compaction to whoever needs a huge page: kcompactd would have done it before, within half a second."""
+    setting.undo.write_back(_COMPACTION_AHEAD)
+    _set(_COMPACTION_AHEAD, "0")
     _fragment(setting)
     _always_huge_pages(setting)
 
