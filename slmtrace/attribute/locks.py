@@ -43,9 +43,7 @@ class Spans:
 
     def within(self, track: int, since_ns: int, until_ns: int) -> list[tuple[int, int]]:
         """Return the stretches between two instants, cut at them."""
-        if track not in self._starts_ns:
-            return []
-        starts_ns, ends_ns = self._starts_ns[track], self._ends_ns[track]
+        starts_ns, ends_ns = self._starts_ns.get(track, ()), self._ends_ns.get(track, ())
         rows = range(bisect_right(ends_ns, since_ns), bisect_left(starts_ns, until_ns))
         return [(max(starts_ns[row], since_ns), min(ends_ns[row], until_ns)) for row in rows]
 

@@ -39,12 +39,6 @@ _RACE_NS = 2_000
 _IDLE = (State.TIMER_WAIT, State.OUTSIDE_WAIT, State.UNKNOWN_WAIT)
 # How a thread leaves a CPU without waiting for another one.
 _STALLED = (Out.PREEMPTED, Out.IOWAIT, Out.DISK)
-# What the time after a run was that ended so, whoever may have woken the thread since.
-_STATE_AFTER: dict[int, State] = {
-    Out.PREEMPTED: State.RUNNABLE,
-    Out.OPEN: State.NO_SCHED,
-    Out.EXIT: State.NO_SCHED,
-}
 # How many of the threads that the path came from are remembered.
 _MAX_WAITERS = 64
 
@@ -152,7 +146,7 @@ class Threads:
         wake = bisect_left(thread.wake_ns, left_ns - _RACE_NS)
         if left_ns >= ts_ns or wake == len(thread.wake_ns):
             return ts_ns, State.RUN
-        context = thread.wake_context[wake]
+        context = WakeContext(thread.wake_context[wake])
         state = _wait_state(thread.run_out[run], context)
         is_work = context in _FOLLOWED and thread.wake_by[wake] != NO_TRACK
         return (ts_ns, State.RUN) if is_work or state not in _IDLE else (left_ns, state)
@@ -212,7 +206,7 @@ class _Walk:
     steps: array[int] = field(default_factory=lambda: array("q"))  # the columns of Steps, step by step
     hopped: set[int] = field(default_factory=set)  # threads visited at this very instant
     entries: Mapping[int, int] = field(default_factory=dict)  # time -> track: where the request's own way goes on
-    floor_ns: int = 0  # where the path may turn, by a message of the present thread or an entry, or where it ends
+    floor_ns: int = 0  # where the path may turn, by a message of the present thread or an entry
     held: tuple[int, int, int] = (NO_TRACK, 0, NO_TRACK)  # the last wait for a lock: who, since when, who held it
     # Whose wakers were followed: the thread, and since when it waited.
     waiters: list[tuple[int, int]] = field(default_factory=list)
@@ -222,16 +216,21 @@ class _Walk:
 
         Say whether the walk got there, and has to go on.
         """
-        start_ns = max(ts_ns, self.floor_ns)
+        start_ns = max(ts_ns, self.floor_ns, self.window.start_ns)
         if start_ns < self.ts_ns:
             self.steps.extend((start_ns, self.ts_ns, self.track if track is None else track, self.anchor, state))
             self.ts_ns = start_ns
             self.hopped.clear()
-        return start_ns == ts_ns and self.ts_ns > self.window.start_ns
+        return start_ns == ts_ns and not self.is_done
 
     def last_entry_ns(self) -> int:
         """Return the latest entry before now, 0 if there is none."""
         return max((ts_ns for ts_ns in self.entries if ts_ns < self.ts_ns), default=0) if self.entries else 0
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether the whole window is explained."""
+        return self.ts_ns <= self.window.start_ns
 
 
 def critical_path(
@@ -243,29 +242,30 @@ def critical_path(
     followed, whatever the path was on. The steps partition the window: sorted, contiguous, summing to its length.
     """
     walk = _Walk(window, window.end_ns, window.track, window.track, entries=entries or {})
-    while walk.ts_ns > window.start_ns:
+    while not walk.is_done:
         _step(walk, threads, staged)
     return Steps(*np.ascontiguousarray(np.array(walk.steps, np.int64).reshape(-1, 5)[::-1].T))
 
 
 def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
-    ts_ns, messages = walk.ts_ns, threads.messages
-    sender, entered = messages.sender_at(walk.track, ts_ns), walk.entries.get(ts_ns, NO_TRACK)
-    if _follow(walk, sender, staged) or _follow(walk, entered, staged):
-        return
-    walk.floor_ns = max(messages.last_turn_ns(walk.track, ts_ns), walk.last_entry_ns(), walk.window.start_ns)
+    for track in (threads.messages.sender_at(walk.track, walk.ts_ns), walk.entries.get(walk.ts_ns, NO_TRACK)):
+        if _follow(walk, track, staged):
+            return
+    walk.floor_ns = max(threads.messages.last_turn_ns(walk.track, walk.ts_ns), walk.last_entry_ns())
     thread = threads[walk.track]
-    run = bisect_left(thread.run_start, ts_ns) - 1
-    if ts_ns > threads.end_ns:
+    run = bisect_left(thread.run_start, walk.ts_ns) - 1
+    if walk.ts_ns > threads.end_ns:
         walk.back_to(threads.end_ns, State.NO_SCHED)
-    elif ts_ns <= threads.start_ns:
+    elif walk.ts_ns <= threads.start_ns:
         walk.back_to(walk.window.start_ns, State.NO_SCHED)
     elif run < 0:
         _before_first_run(walk, thread, threads, staged)
-    elif thread.run_end[run] >= ts_ns:
+    elif thread.run_end[run] >= walk.ts_ns:
         _through_run(walk, thread.run_start[run], threads)
-    elif (state := _STATE_AFTER.get(thread.run_out[run])) is not None:
-        walk.back_to(thread.run_end[run], state)
+    elif thread.run_out[run] == Out.PREEMPTED:
+        walk.back_to(thread.run_end[run], State.RUNNABLE)
+    elif thread.run_out[run] in (Out.OPEN, Out.EXIT):
+        walk.back_to(thread.run_end[run], State.NO_SCHED)
     else:
         _before_switch_in(walk, thread, run, threads, staged)
 
@@ -317,7 +317,7 @@ def _was_forked_after(thread: _Thread, ts_ns: int) -> bool:
 
 def _before_switch_in(walk: _Walk, thread: _Thread, run: int, threads: Threads, staged: frozenset[int]) -> None:
     """Explain the wait between the end of run `run` and now."""
-    slept_ns, out = thread.run_end[run], thread.run_out[run]
+    slept_ns, out = thread.run_end[run], Out(thread.run_out[run])
     wake = bisect_right(thread.wake_ns, walk.ts_ns) - 1
     has_wake = wake >= 0 and thread.wake_ns[wake] >= slept_ns - _RACE_NS
     if threads.locks.is_waiting(walk.track, slept_ns):
@@ -376,13 +376,13 @@ def _through_stall(walk: _Walk, start_ns: int, holder: int, thread: _Thread) -> 
 
 
 def _before_wakeup(
-    walk: _Walk, thread: _Thread, wake: int, slept_ns: int, out: int, threads: Threads, staged: frozenset[int]
+    walk: _Walk, thread: _Thread, wake: int, slept_ns: int, out: Out, threads: Threads, staged: frozenset[int]
 ) -> None:
     """Go back to a wakeup, and on: along the waker if it is a task of the tree, else through the sleep."""
     if not walk.back_to(max(thread.wake_ns[wake], slept_ns), State.RUNNABLE) or walk.ts_ns <= slept_ns:
         return
-    context = thread.wake_context[wake]
-    is_task, waiter = context in _FOLLOWED and out != Out.IOWAIT, walk.track
+    context = WakeContext(thread.wake_context[wake])
+    is_task, waiter = context in _FOLLOWED and out is not Out.IOWAIT, walk.track
     if is_task and _follow(walk, thread.wake_by[wake], staged):
         walk.waiters.append((waiter, threads.waits_since(waiter, slept_ns)))
         del walk.waiters[:-_MAX_WAITERS]
@@ -428,7 +428,7 @@ def _follow(walk: _Walk, track: int, staged: frozenset[int]) -> bool:
     return True
 
 
-def _wait_state(out: int, context: int | None) -> State:
+def _wait_state(out: int, context: WakeContext | None) -> State:
     """Name the wait that ended a run, given what ended the wait (None: nobody saw it)."""
     if out == Out.IOWAIT:
         return State.IO_WAIT
@@ -436,4 +436,4 @@ def _wait_state(out: int, context: int | None) -> State:
         return State.KERNEL_WAIT
     if context is None:
         return State.UNKNOWN_WAIT
-    return State.TIMER_WAIT if context == WakeContext.TIMER else State.OUTSIDE_WAIT
+    return State.TIMER_WAIT if context is WakeContext.TIMER else State.OUTSIDE_WAIT
