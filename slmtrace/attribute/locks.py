@@ -41,6 +41,14 @@ class Spans:
         row = bisect_left(self._starts_ns.get(track, ()), ts_ns) - 1
         return (self._starts_ns[track][row], self._ends_ns[track][row]) if row >= 0 else (0, 0)
 
+    def of(self, track: int) -> tuple[list[int], list[int]]:
+        """Return the starts and the ends of a thread's stretches."""
+        return self._starts_ns[track], self._ends_ns[track]
+
+    def tracks(self) -> list[int]:
+        """Return the threads that have any."""
+        return list(self._starts_ns)
+
     def within(self, track: int, since_ns: int, until_ns: int) -> list[tuple[int, int]]:
         """Return the stretches between two instants, cut at them."""
         starts_ns, ends_ns = self._starts_ns.get(track, ()), self._ends_ns.get(track, ())

@@ -36,6 +36,10 @@ class Messages:
         insort(self._turns_ns[receiver], received_ns)
         self._sender_by_turn[receiver, sent_ns] = sender
 
+    def receivers(self) -> list[int]:
+        """Return the threads that waited for any."""
+        return list(self._turns_ns)
+
     def last_turn_ns(self, track: int, ts_ns: int) -> int:
         """Return the latest turn of a thread before an instant; 0 if there is none."""
         turns = self._turns_ns.get(track, ())

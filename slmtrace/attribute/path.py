@@ -9,7 +9,7 @@ that spun was held up by that thread of its process which had been busy longest:
 waited for. A thread that polled shared memory for a message was held up by its sender: back to the sending, the time is
 the poller's, and before it the sender's. A waker that had been idle itself is on the path for no longer than others
 waited for it: before, the path is theirs. Every step goes back in time, or hops at most once to each thread at one
-instant, so the walk ends on any input.
+instant, so the walk ends on any input. Chains of plain hops (hops.py) are passed without a look at all that.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..model.events import Ints
 from ..model.sched import Out, Sched, WakeContext
 from ..model.trace import Window
 from ..model.tracks import NO_TRACK
+from .hops import FOLLOWED, find_hops
 from .locks import SAME_WAIT_NS, Locks
 from .messages import Messages
 from .rules import State
@@ -41,9 +42,6 @@ _IDLE = (State.TIMER_WAIT, State.OUTSIDE_WAIT, State.UNKNOWN_WAIT)
 _STALLED = (Out.PREEMPTED, Out.IOWAIT, Out.DISK)
 # How many of the threads that the path came from are remembered.
 _MAX_WAITERS = 64
-
-# On loopback and for local sockets, the sender runs the receiver's softirq: the current task is the real waker.
-_FOLLOWED = (WakeContext.TASK, WakeContext.NET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +65,15 @@ class Steps:
 
 @dataclass(slots=True)
 class _Thread:
-    """One thread's scheduler records as plain lists: bisecting lists beats numpy for single values."""
+    """One thread's scheduler records, as views: reading single values of those beats numpy."""
 
-    run_start: list[int] = field(default_factory=list)
-    run_end: list[int] = field(default_factory=list)
-    run_out: list[int] = field(default_factory=list)
-    wake_ns: list[int] = field(default_factory=list)
-    wake_by: list[int] = field(default_factory=list)
-    wake_context: list[int] = field(default_factory=list)
+    first_run: int  # its row in the scheduler's table
+    run_start: memoryview
+    run_end: memoryview
+    run_out: memoryview
+    wake_ns: memoryview
+    wake_by: memoryview
+    wake_context: memoryview
     fork_ns: int | None = None
     fork_by: int = NO_TRACK
 
@@ -105,6 +104,7 @@ class Threads:
         self._process_by_track = process_by_track
         self._tracks_by_process: dict[int, list[int]] = defaultdict(list)
         self._threads: dict[int, _Thread] = {}
+        self.hops = find_hops(sched, self.messages, self.locks)
         self.start_ns = sched.start_ns
         self.end_ns = sched.end_ns
 
@@ -148,7 +148,7 @@ class Threads:
             return ts_ns, State.RUN
         context = WakeContext(thread.wake_context[wake])
         state = _wait_state(thread.run_out[run], context)
-        is_work = context in _FOLLOWED and thread.wake_by[wake] != NO_TRACK
+        is_work = context in FOLLOWED and thread.wake_by[wake] != NO_TRACK
         return (ts_ns, State.RUN) if is_work or state not in _IDLE else (left_ns, state)
 
     def _busy_since(self, track: int, since_ns: int, ts_ns: int) -> int:
@@ -182,12 +182,13 @@ class Threads:
         low, high = np.searchsorted(sched.run_track, [track, track + 1])
         first, last = np.searchsorted(sched.wake_track, [track, track + 1])
         thread = _Thread(
-            sched.run_start_ns[low:high].tolist(),
-            sched.run_end_ns[low:high].tolist(),
-            sched.run_out[low:high].tolist(),
-            sched.wake_ns[first:last].tolist(),
-            sched.wake_by[first:last].tolist(),
-            sched.wake_context[first:last].tolist(),
+            int(low),
+            sched.run_start_ns[low:high].data,
+            sched.run_end_ns[low:high].data,
+            sched.run_out[low:high].data,
+            sched.wake_ns[first:last].data,
+            sched.wake_by[first:last].data,
+            sched.wake_context[first:last].data,
         )
         fork = int(np.searchsorted(sched.fork_track, track))
         if fork < len(sched.fork_track) and sched.fork_track[fork] == track:
@@ -261,13 +262,34 @@ def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
     elif run < 0:
         _before_first_run(walk, thread, threads, staged)
     elif thread.run_end[run] >= walk.ts_ns:
-        _through_run(walk, thread.run_start[run], threads)
+        if not _along_hops(walk, thread.first_run + run, threads, staged):
+            _through_run(walk, thread.run_start[run], threads)
     elif thread.run_out[run] == Out.PREEMPTED:
         walk.back_to(thread.run_end[run], State.RUNNABLE)
     elif thread.run_out[run] in (Out.OPEN, Out.EXIT):
         walk.back_to(thread.run_end[run], State.NO_SCHED)
     else:
         _before_switch_in(walk, thread, run, threads, staged)
+
+
+def _along_hops(walk: _Walk, run: int, threads: Threads, staged: frozenset[int]) -> bool:
+    """Go back through a run to its wakeup and on along the waker, as long as hops are plain; say whether any was."""
+    hops, ts_ns, anchor = threads.hops, walk.ts_ns, walk.anchor
+    limit_ns = max(walk.floor_ns, walk.window.start_ns, threads.start_ns)
+    passed = []
+    while hops.target[run] >= 0 and hops.woken_ns[run] > limit_ns:
+        track, start_ns, woken_ns = hops.track[run], hops.start_ns[run], hops.woken_ns[run]
+        walk.steps.extend((start_ns, ts_ns, track, anchor, State.RUN))
+        walk.steps.extend((woken_ns, start_ns, track, anchor, State.RUNNABLE))
+        anchor = track if track in staged else anchor
+        passed.append((track, hops.slept_ns(run)))
+        ts_ns, run = woken_ns, hops.target[run]
+    if not passed:
+        return False
+    walk.waiters.extend((track, threads.waits_since(track, slept_ns)) for track, slept_ns in passed[-_MAX_WAITERS:])
+    del walk.waiters[:-_MAX_WAITERS]
+    walk.ts_ns, walk.track, walk.anchor, walk.hopped = ts_ns, hops.track[run], anchor, {passed[-1][0]}
+    return True
 
 
 def _through_run(walk: _Walk, start_ns: int, threads: Threads) -> None:
@@ -382,7 +404,7 @@ def _before_wakeup(
     if not walk.back_to(max(thread.wake_ns[wake], slept_ns), State.RUNNABLE) or walk.ts_ns <= slept_ns:
         return
     context = WakeContext(thread.wake_context[wake])
-    is_task, waiter = context in _FOLLOWED and out is not Out.IOWAIT, walk.track
+    is_task, waiter = context in FOLLOWED and out is not Out.IOWAIT, walk.track
     if is_task and _follow(walk, thread.wake_by[wake], staged):
         walk.waiters.append((waiter, threads.waits_since(waiter, slept_ns)))
         del walk.waiters[:-_MAX_WAITERS]
