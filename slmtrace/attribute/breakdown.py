@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, EventKind, Ints, SmallInts
+from ..model.events import NO_EVENT, EventKind, Ints, SmallInts, distinct_rows
 from ..model.report import CauseShare, StageShare, WindowReport
 from ..model.segments import Segments
 from ..model.taxonomy import Cause, Phase, Stage
@@ -60,9 +60,10 @@ def _by_phase(sums: Ints) -> dict[Phase, int]:
 
 
 def _causes(window: Window, segments: Segments, book: EvidenceBook) -> list[CauseShare]:
-    amounts, processes = _amounts(segments, book.trace), _process_names(segments, book.trace)
-    causes = [cause for cause in Cause if (segments.cause == cause).any()]
-    shares = [_cause_share(cause, segments, amounts, processes, book) for cause in causes]
+    amounts = _amounts(segments, book.trace)
+    places = {"ranges": _range_names(segments, book), "processes": _process_names(segments, book.trace)}
+    causes = [Cause(cause) for cause in np.flatnonzero(np.bincount(segments.cause)).tolist()]
+    shares = [_cause_share(cause, segments, amounts, places, book) for cause in causes]
     shares = add_device_reads(shares, device_reads(window, book.trace))
     shares = add_batch(shares, window, segments, book.trace)
     return sorted(shares, key=lambda share: (share.cause.phase, -share.ns, share.cause))
@@ -86,12 +87,13 @@ def _amounts(segments: Segments, trace: Trace) -> Ints:
 
 
 def _cause_share(
-    cause: Cause, segments: Segments, amounts: Ints, processes: SmallInts, book: EvidenceBook
+    cause: Cause, segments: Segments, amounts: Ints, places: dict[str, SmallInts], book: EvidenceBook
 ) -> CauseShare:
     mine = np.flatnonzero(segments.cause == cause)
     ns, count, size_bytes = amounts[:, mine].sum(axis=1).tolist()
     detail: dict[str, Any] = _copies(segments.event[mine], book.trace)
-    for key, names, which in (*_details(cause, segments, mine, book), ("processes", processes[mine], mine)):
+    around = [(key, names[mine], mine) for key, names in places.items()]
+    for key, names, which in (*_details(cause, segments, mine, book), *around):
         if top := _top(names, amounts[:, which], book.trace):
             detail[key] = top
     # A wait has no bytes of its own: what the device read is added per file, from the page cache's own records.
@@ -100,7 +102,7 @@ def _cause_share(
 
 def _top(names: SmallInts, amounts: Ints, trace: Trace) -> list[dict[str, Any]]:
     """Return the largest sums by name (string ids, 0: none) by time, ties by name."""
-    distinct, inverse = np.unique(names, return_inverse=True)
+    distinct, inverse = distinct_rows(names)
     sums = np.zeros((len(amounts), len(distinct)), np.int64)
     for total, amount in zip(sums, amounts, strict=True):
         np.add.at(total, inverse, amount)
@@ -115,7 +117,7 @@ def _top(names: SmallInts, amounts: Ints, trace: Trace) -> list[dict[str, Any]]:
 def _details(
     cause: Cause, segments: Segments, mine: NDArray[np.intp], book: EvidenceBook
 ) -> Iterable[tuple[str, SmallInts, NDArray[np.intp]]]:
-    """Yield what a cause's time was spent on: files, packages, functions, and the ranges that it happened in.
+    """Yield what a cause's time was spent on: files, holders, packages, functions and kernels.
 
     Each is a key, and the names (string ids) of some segments.
     """
@@ -134,7 +136,6 @@ def _details(
             yield "functions", events.name[rows[is_call]], known[is_call]
     if cause in _FIRST_USES:
         yield "kernels", _kernels_after(segments, mine, book), mine
-    yield "ranges", _range_names(segments, mine, book), mine
 
 
 def _packages(rows: Ints, trace: Trace) -> SmallInts:
@@ -169,20 +170,19 @@ def _copies(rows: Ints, trace: Trace) -> dict[str, int]:
     return {"bytes_per_second": int(sizes.sum()) * 1_000_000_000 // took_ns, "largest_bytes": int(sizes.max())}
 
 
-def _range_names(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> SmallInts:
+def _range_names(segments: Segments, book: EvidenceBook) -> SmallInts:
     """Return the name of the innermost range around each segment, 0 where there is none."""
-    names = np.zeros(len(which), np.int32)
-    tracks = segments.track[which]
-    for track in np.unique(tracks).tolist():
-        mine = tracks == track
-        owner = book.ranges(track).at(segments.start_ns[which[mine]])
+    names = np.zeros(len(segments), np.int32)
+    for track in distinct_rows(segments.track)[0].tolist():
+        mine = segments.track == track
+        owner = book.ranges(track).at(segments.start_ns[mine])
         names[mine] = _names_of_ranges(owner, book.trace)
     return names
 
 
 def _process_names(segments: Segments, trace: Trace) -> SmallInts:
     """Return the name of each segment's process, 0 everywhere if the window has but one."""
-    tracks, inverse = np.unique(segments.track, return_inverse=True)
+    tracks, inverse = distinct_rows(segments.track)
     threads = [trace.tracks[track] for track in tracks.tolist()]
     names = [trace.strings.intern(thread.process or f"process {thread.pid}") for thread in threads]
     return np.array(names if len(set(names)) > 1 else np.zeros(len(names)), np.int32)[inverse]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, NO_STAGE, Ints, distinct_times
+from ..model.events import NO_EVENT, NO_STAGE, Ints, distinct_rows, distinct_times
 from ..model.segments import Segments, empty_segments
 from ..model.taxonomy import Cause, Stage, WindowKind
 from ..model.trace import Window
@@ -94,7 +94,7 @@ def _cause_of(state: Ints, event: Ints, on_cpu: Ints, book: EvidenceBook) -> NDA
     """Return the cause of each stretch; `on_cpu` is what running in it is, when nothing finer is known."""
     evidence = np.where(event == NO_EVENT, Evidence.NONE, book.evidence[event] if len(book.evidence) else 0)
     key = (state << 16) | (evidence.astype(np.int64) << 8) | on_cpu
-    distinct, inverse = np.unique(key, return_inverse=True)
+    distinct, inverse = distinct_rows(key)
     causes = [cause_of(State(k >> 16), Evidence(k >> 8 & 0xFF), _CAUSE_BY_VALUE[k & 0xFF]) for k in distinct.tolist()]
     return np.array(causes, np.uint8)[inverse]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -276,7 +276,7 @@ def _along_hops(walk: _Walk, run: int, threads: Threads, staged: frozenset[int])
     """Go back through a run to its wakeup and on along the waker, as long as hops are plain; say whether any was."""
     hops, ts_ns, anchor = threads.hops, walk.ts_ns, walk.anchor
     limit_ns = max(walk.floor_ns, walk.window.start_ns, threads.start_ns)
-    passed = []
+    passed: deque[tuple[int, int]] = deque(maxlen=_MAX_WAITERS)  # each thread, and since when it slept
     while hops.target[run] >= 0 and hops.woken_ns[run] > limit_ns:
         track, start_ns, woken_ns = hops.track[run], hops.start_ns[run], hops.woken_ns[run]
         walk.steps.extend((start_ns, ts_ns, track, anchor, State.RUN))
@@ -286,7 +286,7 @@ def _along_hops(walk: _Walk, run: int, threads: Threads, staged: frozenset[int])
         ts_ns, run = woken_ns, hops.target[run]
     if not passed:
         return False
-    walk.waiters.extend((track, threads.waits_since(track, slept_ns)) for track, slept_ns in passed[-_MAX_WAITERS:])
+    walk.waiters.extend((track, threads.waits_since(track, slept_ns)) for track, slept_ns in passed)
     del walk.waiters[:-_MAX_WAITERS]
     walk.ts_ns, walk.track, walk.anchor, walk.hopped = ts_ns, hops.track[run], anchor, {passed[-1][0]}
     return True

@@ -26,12 +26,16 @@ class Timeline:
         return len(self.start_ns)
 
     def at(self, ts_ns: Ints) -> Ints:
-        """Return the owner at each instant, NO_EVENT where there is none. A stretch is closed below, open above."""
-        if not len(self):
-            return np.full(len(ts_ns), NO_EVENT, np.int64)
-        row = np.searchsorted(self.start_ns, ts_ns, side="right") - 1
-        inside = (row >= 0) & (ts_ns < self.end_ns[row])
-        return np.where(inside, self.owner[row], NO_EVENT)
+        """Return the owner at each of sorted instants, NO_EVENT where there is none.
+
+        A stretch is closed below, open above.
+        """
+        shown = clip(self, int(ts_ns[0]), int(ts_ns[-1]) + 1) if len(ts_ns) else empty_timeline()
+        bounds = np.stack([shown.start_ns, shown.end_ns], axis=1).ravel()
+        owners = np.full(len(bounds) + 1, NO_EVENT, np.int64)
+        owners[1::2] = shown.owner
+        # Looked up is where the stretches lie among the instants, rather than the other way round: they are fewer.
+        return np.repeat(owners, np.diff(np.searchsorted(ts_ns, bounds), prepend=0, append=len(ts_ns)))
 
 
 def empty_timeline() -> Timeline:

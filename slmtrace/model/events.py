@@ -102,6 +102,17 @@ def union(start_ns: Ints, end_ns: Ints) -> tuple[Ints, Ints]:
     return start[is_first], reach[is_last]
 
 
+def distinct_rows(values: NDArray[np.integer]) -> tuple[Ints, Ints]:
+    """Return the different values of an array, sorted, and for each element the row of its value among them.
+
+    For what is neither negative nor large, as ids are: a table takes a tenth of the time of numpy.unique.
+    """
+    is_present = np.zeros(int(values.max(initial=0)) + 1, np.bool_)
+    is_present[values] = True
+    row_by_value = np.cumsum(is_present) - 1
+    return np.flatnonzero(is_present) if len(values) else np.empty(0, np.int64), row_by_value[values]
+
+
 COLUMN_DTYPES: dict[str, np.dtype[np.generic]] = {
     "start_ns": np.dtype(np.int64),
     "end_ns": np.dtype(np.int64),
