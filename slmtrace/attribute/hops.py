@@ -71,7 +71,7 @@ def _is_busy(sched: Sched, messages: Messages, locks: Locks, slept_ns: Ints) -> 
         low, high = np.searchsorted(sched.run_track, [track, track + 1])
         starts_ns, ends_ns = locks.waits.of(track)
         last = np.searchsorted(starts_ns, slept_ns[low:high], side="right") - 1
-        found[low:high] |= (last >= 0) & (slept_ns[low:high] < np.array(ends_ns)[last])
+        found[low:high] |= (last >= 0) & (slept_ns[low:high] < np.asarray(ends_ns)[last])
     return found
 
 

@@ -7,7 +7,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from slmtrace.attribute.hops import Hops
-from slmtrace.attribute.locks import Locks
+from slmtrace.attribute.locks import Locks, Spans
 from slmtrace.attribute.messages import Messages
 from slmtrace.attribute.path import Threads, critical_path
 from slmtrace.model.sched import Out, Sched, WakeContext
@@ -49,20 +49,21 @@ def relay(plan: list[tuple[int, int, int, int, Out, WakeContext]]) -> Sched:
     return make_sched(runs, wakes, [], end_ns=TURN_NS * (len(plan) + 1))
 
 
-def add_spans(stretches: list[tuple[int, int, int]], locks: Locks, name: str) -> None:
-    ends: dict[int, int] = {}
-    for thread, start_ns, dur_ns in sorted(stretches, key=lambda stretch: stretch[1]):
-        if start_ns >= ends.get(thread, 0):
-            getattr(locks, name).add(thread, start_ns, start_ns + dur_ns)
-            ends[thread] = start_ns + dur_ns
+def disjoint(stretches: list[tuple[int, int, int]]) -> Spans:
+    """Leave out of these (thread, start, length) what begins before the one before it has ended."""
+    rows: list[tuple[int, int, int]] = []
+    for thread, start_ns, dur_ns in sorted(stretches):
+        if not rows or rows[-1][0] != thread or rows[-1][2] <= start_ns:
+            rows.append((thread, start_ns, start_ns + dur_ns))
+    thread, start_ns, end_ns = np.array(rows, np.int64).reshape(-1, 3).T
+    return Spans(thread.astype(np.int32), start_ns.copy(), end_ns.copy())
 
 
 @settings(max_examples=300, deadline=None)
 @given(turns, spans, spans, instants, instants, threads_with_stages)
 def test_the_path_is_the_same_without_plain_hops(plan, spun, waited, sent, entries, staged) -> None:  # type: ignore[no-untyped-def]
-    sched, locks, messages = relay(plan), Locks(), Messages()
-    add_spans(spun, locks, "spins")
-    add_spans(waited, locks, "waits")
+    sched, messages = relay(plan), Messages()
+    locks = Locks(waits=disjoint(waited), spins=disjoint(spun))
     for ts_ns, sender in sent.items():
         messages.add((sender + 1) % N_THREADS, sender, ts_ns, ts_ns + 30)
     window = Window(WindowKind.LOAD, 0, 20, TURN_NS * len(plan) - 45, plan[-1][0])
