@@ -19,7 +19,6 @@ from ..capture.layout import SPIN_PERIOD_NS, FoldClass
 from ..model.events import EventKind, Events, Ints, SmallInts
 from ..model.report import WindowReport
 from ..model.sched import Sched
-from ..model.segments import empty_segments
 from ..model.trace import Trace
 from ..model.tracks import TrackKind
 
@@ -54,9 +53,10 @@ def recording_cost(trace: Trace, windows: Sequence[WindowReport]) -> dict[str, A
     is_of_thread[trace.tracks.rows(TrackKind.THREAD)] = True
     costs = []
     for window in windows:
-        events = _within(window, trace.events)
+        is_counted = _is_within(window, trace.events.start_ns)
         # A lane or a stream is no thread: which one made its records is not known, and they count in any case.
-        events = events.take(_is_on_path(window, events.track, events.start_ns) | ~is_of_thread[events.track])
+        is_counted &= ~is_of_thread[trace.events.track] | _is_on_path(window, trace.events.track, trace.events.start_ns)
+        events = trace.events.take(is_counted)
         n_ranges, n_kernels = _n_of(events, _RANGES), _n_of(events, (EventKind.GPU_KERNEL,))
         bpf_ns = _bpf_ns(window, events, trace.sched, ns_per_run)
         ns = round(range_ns * n_ranges + bpf_ns) + _KERNEL_NS * n_kernels
@@ -66,17 +66,19 @@ def recording_cost(trace: Trace, windows: Sequence[WindowReport]) -> dict[str, A
     return {**accounts, "windows": costs, "method": METHOD}
 
 
-def _within(window: WindowReport, events: Events) -> Events:
-    return events.take((events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns))
+def _is_within(window: WindowReport, ts_ns: Ints) -> NDArray[np.bool_]:
+    return (ts_ns >= window.start_ns) & (ts_ns < window.end_ns)
 
 
 def _is_on_path(window: WindowReport, track: SmallInts, ts_ns: Ints) -> NDArray[np.bool_]:
     """Say of each instant whether the window's path was on that thread then."""
-    path = window.segments or empty_segments()
-    step = np.searchsorted(path.start_ns, ts_ns, side="right") - 1
-    is_inside = (step >= 0) & (ts_ns < window.end_ns)
-    is_inside[is_inside] = path.track[step[is_inside]] == track[is_inside]
-    return is_inside
+    path = window.segments
+    if not path:
+        return np.zeros(len(ts_ns), np.bool_)
+    found = _is_within(window, ts_ns)
+    step = np.searchsorted(path.start_ns, ts_ns[found], side="right") - 1
+    found[found] = path.track[step] == track[found]
+    return found
 
 
 def _n_of(events: Events, kinds: tuple[EventKind, ...]) -> int:

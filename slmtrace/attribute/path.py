@@ -245,7 +245,7 @@ def critical_path(
     walk = _Walk(window, window.end_ns, window.track, window.track, entries=entries or {})
     while not walk.is_done:
         _step(walk, threads, staged)
-    return Steps(*np.ascontiguousarray(np.array(walk.steps, np.int64).reshape(-1, 5)[::-1].T))
+    return Steps(*np.ascontiguousarray(np.frombuffer(walk.steps, np.int64).reshape(-1, 5)[::-1].T))
 
 
 def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model.events import Ints
+from ..model.events import Ints, distinct_rows
 from ..model.report import CauseShare, WindowReport
 from ..model.taxonomy import Cause, Stage, WindowKind
 from .facts import WindowFacts
@@ -153,7 +153,9 @@ def _by_stage_and_cause(window: WindowReport, broken_off_ns: int | None) -> dict
     if segments is not None:
         is_own = segments.end_ns < (window.end_ns + 1 if broken_off_ns is None else broken_off_ns)
         keys = segments.stage.astype(np.int64) << 8 | segments.cause
-        for key in np.unique(keys).tolist():
-            ns = int(segments.dur_ns[is_own & (keys == key)].sum())
+        distinct, row = distinct_rows(keys)
+        total_ns = np.zeros(len(distinct), np.int64)
+        np.add.at(total_ns, row[is_own], segments.dur_ns[is_own])
+        for key, ns in zip(distinct.tolist(), total_ns.tolist(), strict=True):
             sums[Stage(key >> 8), _CAUSE_BY_VALUE[key & 0xFF]] += ns
     return dict(sums)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..capture.layout import MARK_REQUEST_END, MARK_REQUEST_START, FoldClass
-from ..model.events import NO_EVENT, EventKind, Ints, union
+from ..model.events import NO_EVENT, EventKind, Ints, distinct_rows, union
 from ..model.report import WindowReport
 from ..model.sched import Sched
 from ..model.segments import Segments
@@ -214,18 +214,19 @@ def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
     if not len(mine):
         return 0, 0
     imports: dict[tuple[int, str], list[int]] = {}
-    for row in np.unique(segments.event[mine]).tolist():
+    for row in distinct_rows(segments.event[mine])[0].tolist():
         imports.setdefault((int(events.track[row]), trace.strings[int(events.name[row])]), []).append(row)
     is_read = (events.kind == EventKind.SYSCALL) | ((events.kind == EventKind.FOLD) & (events.flags == FoldClass.READ))
     inside = is_read & (events.file > 0) & (events.end_ns > window.start_ns) & (events.start_ns < window.end_ns)
-    paths = {file: trace.strings[file] for file in np.unique(events.file[inside]).tolist()}
+    reads = np.flatnonzero(inside)
+    paths = {file: trace.strings[file] for file in distinct_rows(events.file[reads])[0].tolist()}
 
     def reading(suffix: str) -> set[int]:
         """Return the imports in which a file of their own module was read."""
         modules = {file: _module_names(path) for file, path in paths.items() if path.endswith(suffix)}
         return {
             row
-            for read in np.flatnonzero(inside & np.isin(events.file, list(modules))).tolist()
+            for read in reads[np.isin(events.file[reads], list(modules))].tolist()
             for name in modules[int(events.file[read])]
             for row in imports.get((int(events.track[read]), name), ())
             if events.start_ns[row] < events.end_ns[read] and events.start_ns[read] < events.end_ns[row]
