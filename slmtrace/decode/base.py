@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,8 @@ Records = NDArray[np.void]
 
 # CLOCK_MONOTONIC of a machine that has run for 146 years: no sum of two times overflows.
 LATEST_NS = 1 << 62
+
+_BLOCK_RECORDS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,16 @@ def read_records(log: RawLog, layout: Layout, quality: Quality) -> Records:
     if n == 0:
         return np.empty(0, dtype)
     return np.memmap(log.path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(n,))
+
+
+def read_blocks(log: RawLog, layout: Layout, quality: Quality) -> Iterator[Records]:
+    """Read the records of a raw log, some at a time; a record cut at the end is left out and counted."""
+    dtype = np.dtype(layout.numpy_fields())
+    quality.note(Issue.CUT_LOG, max(log.path.stat().st_size - HEADER_BYTES, 0) % dtype.itemsize > 0)
+    with log.path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        while len(records := np.fromfile(file, dtype, _BLOCK_RECORDS)):
+            yield records
 
 
 def join_texts(string_ids: NDArray[np.integer], used: NDArray[np.integer], chunks: NDArray[np.uint8]) -> dict[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,9 @@ from ..capture.layout import (
     RingType,
 )
 from ..model.events import Ints, SmallInts
-from ..model.quality import Issue
+from ..model.quality import Issue, Quality
 from ..model.tracks import NO_TRACK, TrackKind, Tracks
-from .base import LATEST_NS, Context, Records, clean_text, join_texts, read_records
+from .base import LATEST_NS, Context, Records, clean_text, join_texts, read_blocks
 
 Words = NDArray[np.uint64]
 
@@ -94,24 +94,34 @@ def signed(words: Words) -> Ints:
 
 def read_ring(log: RawLog, context: Context) -> Ring:
     """Read a RING log; records that no collector writes are left out and counted."""
-    records = read_records(log, RING, context.quality)
+    parts: dict[RingType, list[Rows]] = {kind: [_columns(np.empty(0, RING.numpy_fields()))] for kind in RingType}
+    texts, n_records = [np.empty(0, RING.numpy_fields())], 0
+    for records in read_blocks(log, RING, context.quality):
+        kept = records[_is_sound(records, context.quality)]
+        types = np.ascontiguousarray(kept["type"])
+        for kind in np.flatnonzero(np.bincount(types)).tolist():
+            parts[RingType(kind)].append(_columns(kept[types == kind]))
+        texts.append(kept[types == RingType.TEXT])
+        n_records += len(records)
+    return Ring({kind: _join(parts.pop(kind)) for kind in RingType}, _read_texts(np.concatenate(texts)), n_records)
+
+
+def _is_sound(records: Records, quality: Quality) -> NDArray[np.bool_]:
+    """Say which records are what a collector writes, and count the others."""
     is_whole = (np.ascontiguousarray(records["header"]) & _LOW) == _PAYLOAD_BYTES
-    types = np.ascontiguousarray(records["type"])
+    types, ts_ns = np.ascontiguousarray(records["type"]), np.ascontiguousarray(records["ts_ns"])
     is_known = _IS_KNOWN[types]
-    is_text = types == RingType.TEXT
-    ts_ns, tid = np.ascontiguousarray(records["ts_ns"]), np.ascontiguousarray(records["tid"])
-    is_timely = is_text | ((ts_ns > 0) & (ts_ns < LATEST_NS))
-    is_sane = is_whole & (tid <= _LARGEST_TID)
-    context.quality.note(Issue.DAMAGED_RECORD, int((~is_sane).sum()))
-    context.quality.note(Issue.UNKNOWN_KIND, int((is_sane & ~is_known).sum()))
-    context.quality.note(Issue.IMPLAUSIBLE_TIME, int((is_sane & is_known & ~is_timely).sum()))
-    is_kept = is_sane & is_known & is_timely
-    n_by_type = np.bincount(types[is_kept], minlength=len(_IS_KNOWN))
-    none = records[:0]
-    rows: dict[RingType, Rows] = {
-        kind: _columns(records[is_kept & (types == kind)] if n_by_type[kind] else none) for kind in RingType
-    }
-    return Ring(rows, _read_texts(records[is_kept & is_text]), len(records))
+    is_timely = (types == RingType.TEXT) | ((ts_ns > 0) & (ts_ns < LATEST_NS))
+    is_sane = is_whole & (records["tid"] <= _LARGEST_TID)
+    quality.note(Issue.DAMAGED_RECORD, int((~is_sane).sum()))
+    quality.note(Issue.UNKNOWN_KIND, int((is_sane & ~is_known).sum()))
+    quality.note(Issue.IMPLAUSIBLE_TIME, int((is_sane & is_known & ~is_timely).sum()))
+    is_sound: NDArray[np.bool_] = is_sane & is_known & is_timely
+    return is_sound
+
+
+def _join(parts: list[Rows]) -> Rows:
+    return Rows(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(Rows)))
 
 
 def _columns(records: Records) -> Rows:
