@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ from .rules import Evidence, State, cause_of
 from .stages import RequestStages
 from .timeline import Timeline, clip, empty_timeline, overlay
 
-# States in which a thread's evidence is looked up; in the others it only waited for a CPU.
-_WITH_EVIDENCE = tuple(state for state in State if state not in (State.RUNNABLE, State.THROTTLED, State.SPAWN))
+# By State: whether a thread's evidence is looked up; in the others it only waited for a CPU.
+_HAS_EVIDENCE = np.ones(max(State) + 1, np.bool_)
+_HAS_EVIDENCE[[State.RUNNABLE, State.THROTTLED, State.SPAWN]] = False
 _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
 
 
@@ -44,16 +46,16 @@ def _explain_thread(window: Window, steps: Steps, stages: RequestStages, queued:
     )
     own, other = stages.of(window, track), stages.of(window, anchor)
     named = overlay(named, named_around)
-    start, end = _cut(span, (innermost, doing, own, other, named, queued))
-    state = span.at(start)
-    event = np.where(np.isin(state, _WITH_EVIDENCE), innermost.at(start), NO_EVENT)
+    start, end, state = _cut(span, (innermost, doing, own, other, named, queued))
+    event = np.where(_HAS_EVIDENCE[state], innermost.at(start), NO_EVENT)
     stage = _stage_of(window, start, own, other, stages.first_step_ns(window.request_id))
     # What a thread did for another request is what it was, whatever stage the window's request was in meanwhile.
     did = stage_at(doing, start)
     did = np.where(did == NO_STAGE, stage, did).astype(np.uint8)
-    on_cpu = np.where(named.at(start) == NO_EVENT, stage_on_cpu()[did], named.at(start))
+    named_cause = named.at(start)
+    on_cpu = np.where(named_cause == NO_EVENT, stage_on_cpu()[did], named_cause)
     if book.is_compiler(track):
-        on_cpu = np.where((named.at(start) == NO_EVENT) & (did != Stage.COMPILE), Cause.JIT_COMPILE, on_cpu)
+        on_cpu = np.where((named_cause == NO_EVENT) & (did != Stage.COMPILE), Cause.JIT_COMPILE, on_cpu)
     cause = _cause_of(state, event, on_cpu, book)
     waiting = queued.at(start)
     is_queued = waiting != NO_EVENT
@@ -63,31 +65,34 @@ def _explain_thread(window: Window, steps: Steps, stages: RequestStages, queued:
     return Segments(start, end, np.full(len(start), track, np.int32), stage, cause, event)
 
 
-def _cut(span: Timeline, timelines: Sequence[Timeline]) -> tuple[Ints, Ints]:
-    """Cut the stretches of `span` at every bound of the timelines."""
+def _cut(span: Timeline, timelines: Sequence[Timeline]) -> tuple[Ints, Ints, Ints]:
+    """Cut the stretches of `span` at every bound of the timelines; return the starts, the ends and the owners."""
     low, high = int(span.start_ns[0]), int(span.end_ns[-1])
     bounds = [span.start_ns, span.end_ns]
     for timeline in timelines:
         for edge in (timeline.start_ns, timeline.end_ns):
             bounds.append(edge[(edge > low) & (edge < high)])
     cuts: Ints = distinct_times(np.concatenate(bounds))
-    inside = span.at(cuts[:-1]) != NO_EVENT
-    return cuts[:-1][inside], cuts[1:][inside]
+    owner = span.at(cuts[:-1])
+    inside = owner != NO_EVENT
+    return cuts[:-1][inside], cuts[1:][inside], owner[inside]
 
 
 def _stage_of(window: Window, ts_ns: Ints, own: Timeline, anchor: Timeline, first_step_ns: int) -> NDArray[np.uint8]:
     """Return the stage of each stretch: the thread's own, else its anchor's, else the window's ground stage."""
-    stage = stage_at(own, ts_ns)
-    if window.kind is WindowKind.TTFT:
-        stage = np.where(stage == NO_STAGE, next_stage(own, ts_ns, window.end_ns), stage)
-    stage = np.where(stage == NO_STAGE, stage_at(anchor, ts_ns), stage)
-    if window.kind is WindowKind.LOAD:
-        return np.where(stage == NO_STAGE, Stage.PROCESS_START, stage).astype(np.uint8)
     # Between two stages of a request, a thread is on its way to its next one; after the last, it delivers. Of a thread
     # that never had one, as another client's, it is known whether the engine had begun.
-    stage = np.where(stage == NO_STAGE, next_stage(anchor, ts_ns, window.end_ns), stage)
-    last = np.where(ts_ns < first_step_ns, Stage.RECEIVE, Stage.DELIVER)
-    return np.where(stage == NO_STAGE, last, stage).astype(np.uint8)
+    if window.kind is WindowKind.LOAD:
+        ways, ground = [partial(stage_at, own), partial(stage_at, anchor)], np.full(len(ts_ns), Stage.PROCESS_START)
+    else:
+        now_or_next = (stage_at, partial(next_stage, end_ns=window.end_ns))
+        ways = [partial(find, timeline) for timeline in (own, anchor) for find in now_or_next]
+        ground = np.where(ts_ns < first_step_ns, Stage.RECEIVE, Stage.DELIVER)
+    stage = np.full(len(ts_ns), NO_STAGE, np.uint8)
+    for find in ways:
+        unknown = np.flatnonzero(stage == NO_STAGE)
+        stage[unknown] = find(ts_ns[unknown])
+    return np.where(stage == NO_STAGE, ground, stage).astype(np.uint8)
 
 
 def _cause_of(state: Ints, event: Ints, on_cpu: Ints, book: EvidenceBook) -> NDArray[np.uint8]:

@@ -109,8 +109,10 @@ def distinct_rows(values: NDArray[np.integer]) -> tuple[Ints, Ints]:
     """
     is_present = np.zeros(int(values.max(initial=0)) + 1, np.bool_)
     is_present[values] = True
-    row_by_value = np.cumsum(is_present) - 1
-    return np.flatnonzero(is_present) if len(values) else np.empty(0, np.int64), row_by_value[values]
+    distinct = np.flatnonzero(is_present)
+    row_by_value = np.empty(len(is_present), np.int64)
+    row_by_value[distinct] = np.arange(len(distinct))
+    return distinct, row_by_value[values]
 
 
 COLUMN_DTYPES: dict[str, np.dtype[np.generic]] = {
