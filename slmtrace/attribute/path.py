@@ -274,21 +274,21 @@ def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
 
 def _along_hops(walk: _Walk, run: int, threads: Threads, staged: frozenset[int]) -> bool:
     """Go back through a run to its wakeup and on along the waker, as long as hops are plain; say whether any was."""
-    hops, ts_ns, anchor = threads.hops, walk.ts_ns, walk.anchor
+    hops, ts_ns, track, anchor = threads.hops, walk.ts_ns, walk.track, walk.anchor
     limit_ns = max(walk.floor_ns, walk.window.start_ns, threads.start_ns)
-    passed: deque[tuple[int, int]] = deque(maxlen=_MAX_WAITERS)  # each thread, and since when it slept
-    while hops.target[run] >= 0 and hops.woken_ns[run] > limit_ns:
-        track, start_ns, woken_ns = hops.track[run], hops.start_ns[run], hops.woken_ns[run]
-        walk.steps.extend((start_ns, ts_ns, track, anchor, State.RUN))
-        walk.steps.extend((woken_ns, start_ns, track, anchor, State.RUNNABLE))
+    ran, wanted = State.RUN, State.RUNNABLE
+    passed: deque[int] = deque(maxlen=_MAX_WAITERS)
+    while (target := hops.target[run]) >= 0 and (woken_ns := hops.woken_ns[run]) > limit_ns:
+        track, start_ns = hops.track[run], hops.start_ns[run]
+        walk.steps.extend((start_ns, ts_ns, track, anchor, ran, woken_ns, start_ns, track, anchor, wanted))
         anchor = track if track in staged else anchor
-        passed.append((track, hops.slept_ns(run)))
-        ts_ns, run = woken_ns, hops.target[run]
+        passed.append(run)
+        ts_ns, run = woken_ns, target
     if not passed:
         return False
-    walk.waiters.extend((track, threads.waits_since(track, slept_ns)) for track, slept_ns in passed)
+    walk.waiters.extend((hops.track[row], threads.waits_since(hops.track[row], hops.slept_ns(row))) for row in passed)
     del walk.waiters[:-_MAX_WAITERS]
-    walk.ts_ns, walk.track, walk.anchor, walk.hopped = ts_ns, hops.track[run], anchor, {passed[-1][0]}
+    walk.ts_ns, walk.track, walk.anchor, walk.hopped = ts_ns, hops.track[run], anchor, {track}
     return True
 
 

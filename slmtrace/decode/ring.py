@@ -18,7 +18,7 @@ from ..capture.layout import (
     TEXT_BYTES,
     RingType,
 )
-from ..model.events import Ints, SmallInts
+from ..model.events import Ints, SmallInts, distinct_rows
 from ..model.quality import Issue, Quality
 from ..model.tracks import NO_TRACK, TrackKind, Tracks
 from .base import LATEST_NS, Context, Records, clean_text, join_texts, read_blocks
@@ -97,11 +97,10 @@ def read_ring(log: RawLog, context: Context) -> Ring:
     parts: dict[RingType, list[Rows]] = {kind: [_columns(np.empty(0, RING.numpy_fields()))] for kind in RingType}
     texts, n_records = [np.empty(0, RING.numpy_fields())], 0
     for records in read_blocks(log, RING, context.quality):
-        kept = records[_is_sound(records, context.quality)]
-        types = np.ascontiguousarray(kept["type"])
-        for kind in np.flatnonzero(np.bincount(types)).tolist():
-            parts[RingType(kind)].append(_columns(kept[types == kind]))
-        texts.append(kept[types == RingType.TEXT])
+        types, is_sound = np.ascontiguousarray(records["type"]), _is_sound(records, context.quality)
+        for kind in np.flatnonzero(np.bincount(types[is_sound])).tolist():
+            parts[RingType(kind)].append(_columns(records[is_sound & (types == kind)]))
+        texts.append(records[is_sound & (types == RingType.TEXT)])
         n_records += len(records)
     return Ring({kind: _join(parts.pop(kind)) for kind in RingType}, _read_texts(np.concatenate(texts)), n_records)
 
@@ -146,7 +145,9 @@ class Threads:
 
     def __init__(self, ring: Ring, tracks: Tracks) -> None:
         tids, pids = _members(ring)
-        self._tids, first = np.unique(tids, return_index=True)
+        self._tids, rows = distinct_rows(tids)
+        first = np.full(len(self._tids), len(tids))
+        np.minimum.at(first, rows, np.arange(len(tids)))
         pid_of = pids[first].tolist()
         self._rows = np.array(
             [tracks.thread(tid, pid) for tid, pid in zip(self._tids.tolist(), pid_of, strict=True)], np.int32
@@ -202,7 +203,7 @@ def _members(ring: Ring) -> tuple[Ints, Ints]:
     http = ring.of_type(RingType.HTTP)
     pairs.append((http.tid, low_half(http.c)))
     for kind in (RingType.FAULT, RingType.SYSCALL, RingType.FOLD, RingType.MALLOC, RingType.SPIN, RingType.UPROBE):
-        tids = np.unique(ring.of_type(kind).tid)
+        tids = distinct_rows(ring.of_type(kind).tid)[0]
         pairs.append((tids, np.zeros(len(tids), np.int64)))
     tids, pids = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
     is_real = (tids > 0) & (tids <= _LARGEST_TID) & (pids <= _LARGEST_TID)
