@@ -15,7 +15,7 @@ from .capture.directory import Capture, RawLog
 from .capture.layout import ClockId
 from .decode import decoders
 from .decode.base import LATEST_NS, Context, Fragment
-from .model.events import concatenate_events, sort_events
+from .model.events import merge_events
 from .model.quality import Issue, Quality
 from .model.report import Report, SourceStatus
 from .model.sched import empty_sched
@@ -57,7 +57,7 @@ def load(capture: Capture) -> Trace:
     scheds = [fragment.sched for fragment in aligned if fragment.sched is not None and not fragment.sched.is_empty]
     return Trace(
         manifest=manifest,
-        events=sort_events(concatenate_events([fragment.events for fragment in aligned])),
+        events=merge_events([fragment.events for fragment in aligned]),
         tracks=context.tracks,
         strings=context.strings,
         sched=scheds[0] if scheds else empty_sched(),

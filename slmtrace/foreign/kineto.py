@@ -14,7 +14,7 @@ from typing import Any
 from ..capture.layout import MARK_FIRST_TOKEN, MARK_REQUEST_START
 from ..decode.base import clean_text
 from ..errors import CaptureError, UsageError
-from ..model.events import EventKind, Events, concatenate_events, make_events, sort_events
+from ..model.events import EventKind, Events, make_events, merge_events
 from ..model.quality import Issue, Quality
 from ..model.sched import empty_sched
 from ..model.strings import Strings
@@ -135,9 +135,7 @@ def _build(document: Document, slices: list[_Slice], annotation: str, quality: Q
             "sources": _SOURCES,
             "state": {"versions": {"before": versions}},
         },
-        events=sort_events(
-            concatenate_events([_events(slices, rows, strings), _marks(slices, annotation, main, tracks, strings)])
-        ),
+        events=merge_events([_events(slices, rows, strings), _marks(slices, annotation, main, tracks, strings)]),
         tracks=tracks,
         strings=strings,
         sched=empty_sched(),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..capture.layout import MARK_FIRST_TOKEN, MARK_READY, MARK_REQUEST_START
 from ..errors import CaptureError
-from ..model.events import NO_STAGE, EventKind, Events, concatenate_events, make_events, sort_events
+from ..model.events import NO_STAGE, EventKind, Events, make_events, merge_events
 from ..model.quality import Issue, Quality
 from ..model.sched import empty_sched
 from ..model.strings import Strings
@@ -69,7 +69,7 @@ def read_otel(document: Document) -> Trace:
             "state": {},
             "target": target,
         },
-        events=sort_events(concatenate_events(builder.rows)),
+        events=merge_events(builder.rows),
         tracks=builder.tracks,
         strings=builder.strings,
         sched=empty_sched(),

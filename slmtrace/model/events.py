@@ -58,7 +58,7 @@ class EventKind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """The event table. Rows are in no order; `sort_events` orders them by (track, start, -end, row)."""
+    """The event table. Rows are in no order; `merge_events` orders them by (track, start, -end, row)."""
 
     start_ns: Ints
     end_ns: Ints
@@ -158,6 +158,15 @@ def concatenate_events(tables: list[Events]) -> Events:
     return Events(**{name: np.concatenate([getattr(table, name) for table in tables]) for name in COLUMN_DTYPES})
 
 
-def sort_events(events: Events) -> Events:
-    """Order by (track, start, -end, row): parents come before their children."""
-    return events.take(np.lexsort((-events.end_ns, events.start_ns, events.track)))
+def merge_events(tables: list[Events]) -> Events:
+    """Put tables together in the order of (track, start, -end, row): parents come before their children.
+
+    Column by column: of no more than one column is there a copy at a time.
+    """
+    tables = tables or [make_events(0)]
+
+    def joined(name: str) -> NDArray[np.integer]:
+        return np.concatenate([getattr(table, name) for table in tables])
+
+    order = np.lexsort((-joined("end_ns"), joined("start_ns"), joined("track")))
+    return Events(**{name: joined(name)[order] for name in COLUMN_DTYPES})  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from slmtrace.capture.layout import FAULT_FILE, FAULT_MAJOR, FoldClass
-from slmtrace.model.events import SYSCALL_ON_GIL, EventKind, Events, concatenate_events, make_events, sort_events
+from slmtrace.model.events import SYSCALL_ON_GIL, EventKind, Events, concatenate_events, make_events, merge_events
 from slmtrace.model.quality import Quality
 from slmtrace.model.sched import Out, Sched, WakeContext
 from slmtrace.model.strings import Strings
@@ -229,7 +229,7 @@ class Builder:
         if order is not None:
             events = events.take(order.permutation(len(events)))
         sched = make_sched(self.runs, self.wakes, self.forks, self.now + 10_000_000)
-        trace = Trace({}, sort_events(events), self.tracks, self.strings, sched, [], [], [], Quality())
+        trace = Trace({}, merge_events([events]), self.tracks, self.strings, sched, [], [], [], Quality())
         return Planned(trace, window, Counter({cause: ns for cause, ns in self.truth.items() if ns}))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slmtrace.attribute.attribution import attribute
-from slmtrace.model.events import EventKind, concatenate_events, make_events, sort_events
+from slmtrace.model.events import EventKind, make_events, merge_events
 from slmtrace.model.quality import Quality
 from slmtrace.model.report import WindowReport
 from slmtrace.model.sched import Out, WakeContext, empty_sched
@@ -187,7 +187,7 @@ def test_any_input_is_partitioned_and_ends(runs, wakes, forks, rows, sink, kind)
         for t, s, d, k, stage, f, w in rows
     ]
     sched = make_sched([(t, s, s + d, out) for t, s, d, out in runs], wakes, forks, end_ns=70)
-    trace = Trace({}, sort_events(concatenate_events(tables)), tracks, Strings(), sched, [], [], [], Quality())
+    trace = Trace({}, merge_events(tables), tracks, Strings(), sched, [], [], [], Quality())
 
     report = attribute(trace, [Window(kind, 0, 3, 55, sink)])[0]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from slmtrace.attribute.attribution import attribute
 from slmtrace.capture.layout import MARK_FIRST_TOKEN, MARK_REQUEST_END, RANGE_RECEIVE, RANGE_SEND, STEP
-from slmtrace.model.events import EventKind, concatenate_events, make_events, sort_events
+from slmtrace.model.events import EventKind, make_events, merge_events
 from slmtrace.model.quality import Quality
 from slmtrace.model.report import WindowReport
 from slmtrace.model.sched import Out, WakeContext
@@ -147,7 +147,7 @@ def test_any_messages_leave_a_partition_and_the_walk_ends(runs, wakes, calls, si
         for t, s, d, name, f in calls
     ]
     sched = make_sched([(t, s, s + d, out) for t, s, d, out in runs], wakes, [], end_ns=70)
-    trace = Trace({}, sort_events(concatenate_events(tables)), tracks, strings, sched, [], [], [], Quality())
+    trace = Trace({}, merge_events(tables), tracks, strings, sched, [], [], [], Quality())
 
     report = attribute(trace, [Window(WindowKind.TTFT, 0, 3, 55, sink)])[0]
 

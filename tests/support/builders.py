@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from slmtrace.capture.layout import FAULT_FILE, FAULT_MAJOR, FoldClass
-from slmtrace.model.events import NO_EVENT, EventKind, Events, concatenate_events, make_events, sort_events
+from slmtrace.model.events import NO_EVENT, EventKind, Events, make_events, merge_events
 from slmtrace.model.quality import Quality
 from slmtrace.model.report import CauseShare, Report, SourceStatus, StageShare, WindowReport
 from slmtrace.model.sched import Out, Sched, WakeContext, empty_sched
@@ -67,7 +67,7 @@ class TraceBuilder:
     def build(self) -> Trace:
         return Trace(
             manifest={"id": "capture-1", "status": "complete"},
-            events=sort_events(concatenate_events(self._rows)),
+            events=merge_events(self._rows),
             tracks=self.tracks,
             strings=self.strings,
             sched=self._sched(),

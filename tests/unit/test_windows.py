@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from slmtrace.model.events import EventKind, Events, concatenate_events, make_events, sort_events
+from slmtrace.model.events import EventKind, Events, make_events, merge_events
 from slmtrace.model.quality import Issue, Quality
 from slmtrace.model.sched import empty_sched
 from slmtrace.model.strings import Strings
@@ -33,9 +33,7 @@ def trace_of(*marks: tuple[int, str, str], target: dict[str, Any] | None = TARGE
         for ts, name, request in marks
     ]
     manifest = {"target": target} if target else {}
-    return Trace(
-        manifest, sort_events(concatenate_events(tables)), tracks, strings, empty_sched(), [], [], [], Quality()
-    )
+    return Trace(manifest, merge_events(tables), tracks, strings, empty_sched(), [], [], [], Quality())
 
 
 def spans(trace: Trace) -> list[tuple[str, int, int]]:
@@ -113,7 +111,7 @@ def test_a_clients_marks_are_outside_its_servers_and_count() -> None:
         name=[trace.strings.intern("request_start"), trace.strings.intern("first_token")],
         request=trace.strings.intern("a"),
     )
-    both = replace(trace, events=sort_events(concatenate_events([trace.events, seen_by_client])))
+    both = replace(trace, events=merge_events([trace.events, seen_by_client]))
 
     window = find_windows(both)[-1]
 
