@@ -21,6 +21,8 @@ from .timeline import Timeline, clip, empty_timeline, overlay
 # By State: whether a thread's evidence is looked up; in the others it only waited for a CPU.
 _HAS_EVIDENCE = np.ones(max(State) + 1, np.bool_)
 _HAS_EVIDENCE[[State.RUNNABLE, State.THROTTLED, State.SPAWN]] = False
+# As many steps at a time as leave the arrays small enough for the caches.
+_BLOCK_STEPS = 1 << 14
 _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
 
 
@@ -30,13 +32,21 @@ def explain(window: Window, steps: Steps, stages: RequestStages, queued: Timelin
     While the window's request was `queued` behind others, the path goes through the engine's work on those: whatever
     that was, to this request it was the queue.
     """
-    order = np.lexsort((steps.anchor, steps.track))
-    is_next = (np.diff(steps.track[order]) != 0) | (np.diff(steps.anchor[order]) != 0)
-    groups = np.split(order, np.flatnonzero(is_next) + 1) if len(order) else []
-    return merge([_explain_thread(window, steps.where(group), stages, queued or empty_timeline()) for group in groups])
+    tracks = np.unique(np.concatenate([steps.track, steps.anchor])).tolist()
+    own = {track: stages.of(window, track) for track in tracks}
+    parts = []
+    for first in range(0, len(steps), _BLOCK_STEPS):
+        block = steps.where(np.arange(first, min(first + _BLOCK_STEPS, len(steps))))
+        order = np.lexsort((block.anchor, block.track))
+        is_next = (np.diff(block.track[order]) != 0) | (np.diff(block.anchor[order]) != 0)
+        for group in np.split(order, np.flatnonzero(is_next) + 1):
+            parts.append(_explain_thread(window, block.where(group), stages, own, queued or empty_timeline()))
+    return merge(parts)
 
 
-def _explain_thread(window: Window, steps: Steps, stages: RequestStages, queued: Timeline) -> Segments:
+def _explain_thread(
+    window: Window, steps: Steps, stages: RequestStages, stages_by_track: dict[int, Timeline], queued: Timeline
+) -> Segments:
     """Return the segments of steps of one thread and one anchor."""
     span, track, anchor = Timeline(steps.start_ns, steps.end_ns, steps.state), int(steps.track[0]), int(steps.anchor[0])
     book = stages.book
@@ -44,7 +54,7 @@ def _explain_thread(window: Window, steps: Steps, stages: RequestStages, queued:
         clip(timeline, int(span.start_ns[0]), int(span.end_ns[-1]))
         for timeline in (book.innermost(track), book.stages(track), book.named_causes(track), book.named_causes(anchor))
     )
-    own, other = stages.of(window, track), stages.of(window, anchor)
+    own, other = stages_by_track[track], stages_by_track[anchor]
     named = overlay(named, named_around)
     start, end, state = _cut(span, (innermost, doing, own, other, named, queued))
     event = np.where(_HAS_EVIDENCE[state], innermost.at(start), NO_EVENT)
@@ -67,12 +77,9 @@ def _explain_thread(window: Window, steps: Steps, stages: RequestStages, queued:
 
 def _cut(span: Timeline, timelines: Sequence[Timeline]) -> tuple[Ints, Ints, Ints]:
     """Cut the stretches of `span` at every bound of the timelines; return the starts, the ends and the owners."""
-    low, high = int(span.start_ns[0]), int(span.end_ns[-1])
-    bounds = [span.start_ns, span.end_ns]
-    for timeline in timelines:
-        for edge in (timeline.start_ns, timeline.end_ns):
-            bounds.append(edge[(edge > low) & (edge < high)])
-    cuts: Ints = distinct_times(np.concatenate(bounds))
+    shown = [clip(timeline, int(span.start_ns[0]), int(span.end_ns[-1])) for timeline in timelines]
+    edges = [edge for timeline in (span, *shown) for edge in (timeline.start_ns, timeline.end_ns)]
+    cuts: Ints = distinct_times(np.concatenate(edges))
     owner = span.at(cuts[:-1])
     inside = owner != NO_EVENT
     return cuts[:-1][inside], cuts[1:][inside], owner[inside]
