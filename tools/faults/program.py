@@ -12,7 +12,7 @@ from pathlib import Path
 from .base import Fault, Impossible, Setting
 
 _HERE = Path(__file__).parent
-_N_DIRECTORIES, _N_FILES = 150, 400
+_N_DIRECTORIES, _N_FILES = 600, 100
 
 
 def _slow_python(kind: str, change: str) -> Callable[[Setting], None]:
@@ -207,7 +207,7 @@ FAULTS = (
     ),
     Fault(
         "long_path",
-        "150 directories before site-packages",
+        "600 directories before site-packages",
         _long_path,
         ("open_stat", "import"),  # Python's own search of each directory, too
         ("many_lookups",),
