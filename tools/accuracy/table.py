@@ -22,8 +22,6 @@ _MOST_OTHERS = 0.10
 _MOST_OTHERS_OF_A_PAIR = 0.25
 # So much faster or slower the machine may have been.
 _MOST_LAP_CHANGE = 0.10
-# A finding that the clean run has in this share of its size is of the machine or the engine, not of the fault.
-_STANDING = 0.5
 _CONTENTION = ("cpu_contention", "too_many_threads")
 _HEADER = (
     "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "gain / predicted",
@@ -117,9 +115,9 @@ class Row:
         return [self._first_finding(self.pairs[n]) for n in which]
 
     def _first_finding(self, pair: Line) -> str:
-        before = {one["id"]: one["excess_ns"] for one in pair["clean"]["windows"][self.window]["findings"]}
-        found = pair["injected"]["windows"][self.window]["findings"]
-        names = [one["id"] for one in found if before.get(one["id"], 0) < _STANDING * one["excess_ns"]]
+        before, found = ({one["id"]: one["excess_ns"] for one in _findings(pair[kind], self.window)} for kind in _KINDS)
+        grown_ns = {name: excess_ns - before.get(name, 0) for name, excess_ns in found.items()}
+        names = sorted((name for name in found if grown_ns[name] > 0), key=lambda name: -grown_ns[name])
         if not self.is_about_cpus and _others_share(pair["injected"]) > _MOST_OTHERS:
             names = [name for name in names if name not in _CONTENTION]
         return names[0] if names else "none"
@@ -179,6 +177,11 @@ class Row:
         return sum(int(causes.get(cause, 0)) for cause in self.fault.expects)
 
 
+def _findings(run: Line, window: str) -> list[Line]:
+    found: list[Line] = run["windows"][window]["findings"]
+    return found
+
+
 def _gain(gains: Sequence[tuple[int, int]]) -> str:
     if not gains:
         return "-"
@@ -218,7 +221,7 @@ def _totals(rows: Sequence[Row]) -> list[str]:
         f"{within} of {n}. {sum(len(row.in_noise) for row in rows)} more changed it by more than 10 %, and by no more "
         "than the clean runs of their command differ (three standard deviations, from the median distance of their "
         f"median); {named_in_noise} of these are named. "
-        f"A finding that the clean run has too, at {100 * _STANDING:.0f} % of the size or more, is not the first one."
+        "What the clean run has of a finding is of the machine or the engine: the first is the one that grew most."
     ]
 
 
