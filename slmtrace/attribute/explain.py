@@ -33,14 +33,16 @@ def explain(window: Window, steps: Steps, stages: RequestStages, queued: Timelin
     that was, to this request it was the queue.
     """
     tracks = np.unique(np.concatenate([steps.track, steps.anchor])).tolist()
-    own = {track: stages.of(window, track) for track in tracks}
+    stages_by_track = {track: stages.of(window, track) for track in tracks}
     parts = []
     for first in range(0, len(steps), _BLOCK_STEPS):
         block = steps.where(np.arange(first, min(first + _BLOCK_STEPS, len(steps))))
         order = np.lexsort((block.anchor, block.track))
         is_next = (np.diff(block.track[order]) != 0) | (np.diff(block.anchor[order]) != 0)
         for group in np.split(order, np.flatnonzero(is_next) + 1):
-            parts.append(_explain_thread(window, block.where(group), stages, own, queued or empty_timeline()))
+            parts.append(
+                _explain_thread(window, block.where(group), stages, stages_by_track, queued or empty_timeline())
+            )
     return merge(parts)
 
 

@@ -31,11 +31,14 @@ class Timeline:
         A stretch is closed below, open above.
         """
         shown = clip(self, int(ts_ns[0]), int(ts_ns[-1]) + 1) if len(ts_ns) else empty_timeline()
-        bounds = np.stack([shown.start_ns, shown.end_ns], axis=1).ravel()
-        owners = np.full(len(bounds) + 1, NO_EVENT, np.int64)
+        owners = np.full(2 * len(shown) + 1, NO_EVENT, np.int64)
         owners[1::2] = shown.owner
         # Looked up is where the stretches lie among the instants, rather than the other way round: they are fewer.
-        return np.repeat(owners, np.diff(np.searchsorted(ts_ns, bounds), prepend=0, append=len(ts_ns)))
+        ends = np.full(len(owners), len(ts_ns))
+        ends[:-1:2] = np.searchsorted(ts_ns, shown.start_ns)
+        ends[1::2] = np.searchsorted(ts_ns, shown.end_ns)
+        ends[1:] -= ends[:-1].copy()
+        return np.repeat(owners, ends)
 
 
 def empty_timeline() -> Timeline:

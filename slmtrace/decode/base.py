@@ -84,8 +84,10 @@ def join_texts(string_ids: NDArray[np.integer], used: NDArray[np.integer], chunk
     reaches no terminal.
     """
     parts: dict[int, bytearray] = {}
-    for string_id, length, chunk in zip(string_ids.tolist(), used.tolist(), chunks, strict=True):
-        parts.setdefault(string_id, bytearray()).extend(chunk[: min(length, TEXT_BYTES)].tobytes())
+    data = chunks.tobytes()
+    ends = np.arange(len(used)) * TEXT_BYTES + np.minimum(used, TEXT_BYTES)
+    for row, (string_id, end) in enumerate(zip(string_ids.tolist(), ends.tolist(), strict=True)):
+        parts.setdefault(string_id, bytearray()).extend(data[row * TEXT_BYTES : end])
     return {string_id: clean_text(bytes(part)) for string_id, part in parts.items()}
 
 

@@ -218,12 +218,16 @@ def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
         imports.setdefault((int(events.track[row]), trace.strings[int(events.name[row])]), []).append(row)
     is_read = (events.kind == EventKind.SYSCALL) | ((events.kind == EventKind.FOLD) & (events.flags == FoldClass.READ))
     inside = is_read & (events.file > 0) & (events.end_ns > window.start_ns) & (events.start_ns < window.end_ns)
-    reads = np.flatnonzero(inside)
+    reads, imported = np.flatnonzero(inside), {name for _, name in imports}
     paths = {file: trace.strings[file] for file in distinct_rows(events.file[reads])[0].tolist()}
 
     def reading(suffix: str) -> set[int]:
         """Return the imports in which a file of their own module was read."""
-        modules = {file: _module_names(path) for file, path in paths.items() if path.endswith(suffix)}
+        modules = {
+            file: names
+            for file, path in paths.items()
+            if path.endswith(suffix) and (names := imported.intersection(_module_names(path)))
+        }
         return {
             row
             for read in reads[np.isin(events.file[reads], list(modules))].tolist()
