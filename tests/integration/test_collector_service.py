@@ -275,4 +275,6 @@ def is_recording(place: Path) -> bool:
 def collectors(path: Path) -> list[int]:
     """Return the collectors of the service at a socket: the children of the process that was told its path."""
     servers = [process for process in psutil.process_iter(["cmdline"]) if str(path) in (process.info["cmdline"] or [])]
-    return [child.pid for server in servers for child in server.children() if "is_service" in " ".join(child.cmdline())]
+    children = [child.as_dict(["pid", "cmdline"]) for server in servers for child in server.children()]
+    # A child that has just ended has no command line any more.
+    return [child["pid"] for child in children if "is_service" in " ".join(child["cmdline"] or [])]
