@@ -51,11 +51,8 @@ def _too_many_threads(case: Case) -> Claim | None:
 
 def _few_threads(case: Case) -> Claim | None:
     """Computing on fewer CPUs than the program may use because it was told to. That more help as much is a guess."""
-    n_threads, n_cpus, took_ns = (
-        int(case.number("cpu", "omp_num_threads")),
-        int(case.number("cpu", "n_usable")),
-        case.left((Cause.CPU_KERNEL,)),
-    )
+    n_threads, n_cpus = (int(case.number("cpu", key)) for key in ("omp_num_threads", "n_usable"))
+    took_ns = case.left((Cause.CPU_KERNEL,))
     if case.is_load or not 0 < n_threads < n_cpus or not 0 < case.facts.busy_cpus < n_threads + 0.5:
         return None
     excess_ns = took_ns * (n_cpus - n_threads) // n_cpus
