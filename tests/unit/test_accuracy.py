@@ -54,17 +54,6 @@ def test_a_small_change_is_not_judged() -> None:
     assert "No change was large enough" in text
 
 
-def test_a_change_in_the_noise_of_the_clean_runs_is_not_judged() -> None:
-    cleans = [run(total_s) for total_s in (4, 5, 6)]
-    lines = [pair("cold_weights", clean, run(total_s)) for clean, total_s in zip(cleans, (5, 7, 20), strict=True)]
-
-    text = render_table(lines)
-
-    # Three standard deviations are 4.45 s here.
-    assert row_of(text, "cold_weights")[-1] == "0/1"
-    assert "2 more changed it by more than 10 %" in text and "0 of these are named" in text
-
-
 def test_the_wait_for_cpus_that_others_took_is_no_change() -> None:
     text = render_table(
         [pair("cold_weights", run(5, run_queue=0), run(9, "cpu_contention", others=0.2, run_queue=3, major_fault=1))]

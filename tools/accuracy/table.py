@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from slmtrace.units import format_ns
-from slmtrace.verdict.judge import NOISE_FACTOR
 from tools.faults.catalogue import FAULTS
 
 from .measure import median
@@ -36,7 +35,7 @@ def render_table(lines: Sequence[Line]) -> str:
     whole = [pair for pair in all_pairs if _is_whole(pair)]
     matched = [{**pair, "clean": _match(pair, whole)} for pair in whole]
     pairs = [pair for pair in matched if not _is_disturbed(pair)]
-    rows = [row for key in _keys(pairs) if (row := _row([pair for pair in pairs if _key(pair) == key], whole))]
+    rows = [row for key in _keys(pairs) if (row := _row([pair for pair in pairs if _key(pair) == key]))]
     text = ["# Accuracy of the verdicts", "", *_facts(), "", *_table(rows), "", *_totals(rows), ""]
     text += [_disturbance(whole, len(whole) - len(pairs)), "", _clean_line(lines), ""]
     text += [
@@ -49,18 +48,12 @@ def render_table(lines: Sequence[Line]) -> str:
 
 def _match(pair: Line, pairs: Sequence[Line]) -> Line:
     """Return the clean run of the same command, of those that others left alone the one on the most equal machine."""
+    alike = [one for one in pairs if all(one.get(key) == pair.get(key) for key in ("engine", "model", "options"))]
     matched: Line = min(
-        _cleans(pair, pairs),
+        (one["clean"] for one in alike),
         key=lambda clean: (_others_share(clean) > _MOST_OTHERS, _lap_change(clean, pair["injected"])),
     )
     return matched
-
-
-def _cleans(pair: Line, pairs: Sequence[Line]) -> list[Line]:
-    """Return the clean runs of a pair's command; one stands in the line of each fault that it was compared with."""
-    alike = [one for one in pairs if all(one.get(key) == pair.get(key) for key in ("engine", "model", "options"))]
-    every = [one["clean"] for one in alike]
-    return [clean for number, clean in enumerate(every) if clean not in every[:number]]
 
 
 def _lap_change(clean: Line, injected: Line) -> float:
@@ -91,28 +84,24 @@ def _disturbance(pairs: Sequence[Line], n_left_out: int) -> str:
 
 
 class Row:
-    """The pairs of one fault, model and window, among the clean runs of their command."""
+    """The pairs of one fault, model and window."""
 
-    def __init__(self, pairs: Sequence[Line], window: str, cleans: Sequence[Line]) -> None:
+    def __init__(self, pairs: Sequence[Line], window: str) -> None:
         self.pairs, self.window = pairs, window
         self.fault = FAULTS[pairs[0]["fault"]]
         self.changes = [self._total(pair, "injected") - self._total(pair, "clean") for pair in pairs]
         self.clean_ns = median([self._total(pair, "clean") for pair in pairs])
         self.attributed = [self._expected(pair, "injected") - self._expected(pair, "clean") for pair in pairs]
-        totals_ns = [self._total({"clean": clean}, "clean") for clean in cleans if window in clean["windows"]]
-        noise_ns = NOISE_FACTOR * median([abs(total_ns - median(totals_ns)) for total_ns in totals_ns])
-        large = [n for n, change in enumerate(self.changes) if change > _MIN_CHANGE * self.clean_ns]
-        self.judged = [n for n in large if self.changes[n] > noise_ns]
-        self.in_noise = [n for n in large if self.changes[n] <= noise_ns]
 
     @property
     def share(self) -> float:
         """Return the median change as a share of the clean total."""
         return median(self.changes) / self.clean_ns if self.clean_ns else 0.0
 
-    def first_findings(self, which: Sequence[int]) -> list[str]:
-        """Return the first finding of these injected runs."""
-        return [self._first_finding(self.pairs[n]) for n in which]
+    def first_findings(self) -> list[str]:
+        """Return the first finding of each injected run that changed enough."""
+        large = [n for n, change in enumerate(self.changes) if change > _MIN_CHANGE * self.clean_ns]
+        return [self._first_finding(self.pairs[n]) for n in large]
 
     def _first_finding(self, pair: Line) -> str:
         before, found = ({one["id"]: one["excess_ns"] for one in _findings(pair[kind], self.window)} for kind in _KINDS)
@@ -128,25 +117,26 @@ class Row:
         Where nobody followed it, removing the fault stands for that.
         """
         found = []
-        for pair in (self.pairs[n] for n in self.judged):
+        for pair, change in zip(self.pairs, self.changes, strict=True):
             findings = pair["injected"]["windows"][self.window]["findings"]
             predicted_ns = sum(one["predicted_gain_ns"] for one in findings if one["id"] in self.fault.findings)
-            if predicted_ns:
+            if change > _MIN_CHANGE * self.clean_ns and predicted_ns:
                 better = "cured" if "windows" in (pair["cured"] or {}) else "clean"
                 found.append((self._total(pair, "injected") - self._total(pair, better), predicted_ns))
         return found
 
-    def n_named(self, which: Sequence[int]) -> int:
-        """Return in how many of these runs the first finding names the fault."""
-        return sum(one in self.fault.findings for one in self.first_findings(which))
+    def n_named(self) -> int:
+        """Return how often the first finding names the fault."""
+        return sum(one in self.fault.findings for one in self.first_findings())
 
     def errors(self) -> list[float]:
         """Return by which share of each large change the expected causes' change misses it."""
-        return [abs(self.attributed[n] - self.changes[n]) / self.changes[n] for n in self.judged]
+        both = zip(self.changes, self.attributed, strict=True)
+        return [abs(mine - true) / true for true, mine in both if true > _MIN_CHANGE * self.clean_ns]
 
     def cells(self) -> list[str]:
         """Return the row as text."""
-        names = self.first_findings(self.judged)
+        names = self.first_findings()
         most = max(sorted(set(names)), key=names.count) if names else "-"
         return [
             f"`{self.fault.name}`",
@@ -159,7 +149,7 @@ class Row:
             f"{100 * median(self.errors()):.1f} %" if names else "-",
             _gain(self.gains()),
             f"`{most}`" if names else "-",
-            f"{self.n_named(self.judged)}/{len(names)}" if names else "-",
+            f"{self.n_named()}/{len(names)}" if names else "-",
         ]
 
     @property
@@ -189,13 +179,13 @@ def _gain(gains: Sequence[tuple[int, int]]) -> str:
     return f"{format_ns(round(saved_ns))} / {format_ns(round(predicted_ns))}"
 
 
-def _row(pairs: Sequence[Line], whole: Sequence[Line]) -> Row | None:
+def _row(pairs: Sequence[Line]) -> Row | None:
     """Return the row of the window that the fault changed most, of those that it is made for."""
     fault = FAULTS[pairs[0]["fault"]]
     windows = [
         name for name in fault.windows if all(name in pair[kind]["windows"] for pair in pairs for kind in _KINDS)
     ]
-    rows = [Row(pairs, window, _cleans(pairs[0], whole)) for window in windows]
+    rows = [Row(pairs, window) for window in windows]
     return max(rows, key=lambda row: row.share, default=None)
 
 
@@ -208,19 +198,15 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _totals(rows: Sequence[Row]) -> list[str]:
-    named, n = sum(row.n_named(row.judged) for row in rows), sum(len(row.judged) for row in rows)
-    named_in_noise = sum(row.n_named(row.in_noise) for row in rows)
+    named, n = sum(row.n_named() for row in rows), sum(len(row.first_findings()) for row in rows)
     errors = sorted(error for row in rows for error in row.errors())
     if not n:
         return ["No change was large enough to be judged."]
     within = sum(error <= 0.15 for error in errors)
     return [
-        f"Of {n} cases that changed the total by more than 10 % and out of the noise, the first finding names the "
-        f"fault in {named} ({100 * named / n:.0f} %; 95 % interval {_interval(named, n)}). The change of the expected "
-        f"causes misses the change of the total by {100 * median(errors):.1f} % in the median, and by at most 15 % in "
-        f"{within} of {n}. {sum(len(row.in_noise) for row in rows)} more changed it by more than 10 %, and by no more "
-        "than the clean runs of their command differ (three standard deviations, from the median distance of their "
-        f"median); {named_in_noise} of these are named. "
+        f"Of {n} cases that changed the total by more than 10 %, the first finding names the fault in {named} "
+        f"({100 * named / n:.0f} %; 95 % interval {_interval(named, n)}). The change of the expected causes misses the "
+        f"change of the total by {100 * median(errors):.1f} % in the median, and by at most 15 % in {within} of {n}. "
         "What the clean run has of a finding is of the machine or the engine: the first is the one that grew most."
     ]
 
