@@ -15,7 +15,7 @@ from .gpu import GpuWaits
 from .locks import find_locks
 from .messages import add_deliveries, find_messages
 from .path import Steps, Threads, critical_path
-from .queues import behind_others, queue_entries, queue_stretches, step_entries, tokenize_entry
+from .queues import behind_others, engine_stays, queue_entries, queue_stretches, step_entries, tokenize_entry
 from .stages import RequestStages
 from .throttling import find_throttling
 from .timeline import Timeline, clip, gaps
@@ -36,6 +36,7 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
     stages = RequestStages(book)
     waits = GpuWaits(book)
     throttling = find_throttling(trace)
+    stays = engine_stays(trace)
     reports = []
 
     def follow(part: Window) -> Segments:
@@ -45,7 +46,7 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
         queued = queue_stretches(trace, window.request_id)
         entries = {**tokenize_entry(trace, window), **queue_entries(trace, queued), **step_entries(trace, window)}
         steps = throttling.name(critical_path(window, threads, staged, entries))
-        others = behind_others(trace, window.request_id, queued)
+        others = behind_others(queued, stays, trace.strings.intern(window.request_id))
         segments = waits.refine(window, explain(window, steps, stages, others), follow)
         check_partition(window, segments)
         off_path = [explain(window, _off_path_steps(window, steps, book), stages), waits.off_path(window, segments)]

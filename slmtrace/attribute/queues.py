@@ -8,13 +8,14 @@ the token's way led through the engine's step.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..capture.layout import MARK_REQUEST_END, STEP
-from ..model.events import EventKind, union
+from ..model.events import EventKind, Ints, SmallInts, union
 from ..model.taxonomy import Stage
 from ..model.trace import Trace, Window
-from ..model.windows import marks
 from .timeline import Timeline, empty_timeline, gaps, sequence
 
 
@@ -30,30 +31,38 @@ def queue_stretches(trace: Trace, request_id: str) -> Timeline:
     return sequence(events.start_ns[rows], events.end_ns[rows], rows)
 
 
-def behind_others(trace: Trace, request_id: str, queued: Timeline) -> Timeline:
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """When requests were in the engine, from their steps until they ended; empty where no steps were recorded."""
+
+    request: SmallInts
+    start_ns: Ints
+    end_ns: Ints
+
+
+def engine_stays(trace: Trace) -> Stays:
+    """Return the stays of all requests of a trace."""
+    events = trace.events
+    steps = np.flatnonzero((events.kind == EventKind.ASYNC) & (events.name == trace.strings.intern(STEP)))
+    is_end = (events.kind == EventKind.MARK) & (events.name == trace.strings.intern(MARK_REQUEST_END))
+    ended_ns = np.zeros(int(events.request.max(initial=0)) + 1, np.int64)
+    np.maximum.at(ended_ns, events.request[is_end], events.start_ns[is_end])
+    request = events.request[steps]
+    return Stays(request, events.start_ns[steps], np.maximum(ended_ns[request], events.end_ns[steps]))
+
+
+def behind_others(queued: Timeline, stays: Stays, request: int) -> Timeline:
     """Return the parts of a request's queue in which the engine had other requests: what it did otherwise is no queue.
 
     Where no steps were recorded, as in imported spans, it had others all the time.
     """
-    others = _others_in_engine(trace, request_id) if len(queued) else None
-    return queued if others is None else gaps(queued, gaps(queued, others))
-
-
-def _others_in_engine(trace: Trace, request_id: str) -> Timeline | None:
-    """Return when the engine had other requests: from their first step until they ended. None: no step is known."""
-    events = trace.events
-    steps = np.flatnonzero((events.kind == EventKind.ASYNC) & (events.name == trace.strings.intern(STEP)))
-    if not len(steps):
-        return None
-    ended_ns = {mark.request: mark.ts_ns for mark in marks(trace, MARK_REQUEST_END)}
-    names = [trace.strings[int(request)] for request in events.request[steps].tolist()]
-    is_other = np.array([name != request_id for name in names])
-    until_ns = np.array([ended_ns.get(name, 0) for name in names], np.int64)
-    until_ns = np.maximum(until_ns, events.end_ns[steps])[is_other]
+    if not len(queued) or not len(stays.request):
+        return queued
+    is_other = stays.request != request
     if not is_other.any():
         return empty_timeline()
-    start_ns, end_ns = union(events.start_ns[steps][is_other], until_ns)
-    return Timeline(start_ns, end_ns, np.zeros(len(start_ns), np.int64))
+    start_ns, end_ns = union(stays.start_ns[is_other], stays.end_ns[is_other])
+    return gaps(queued, gaps(queued, Timeline(start_ns, end_ns, np.zeros(len(start_ns), np.int64))))
 
 
 def queue_entries(trace: Trace, stretches: Timeline) -> dict[int, int]:

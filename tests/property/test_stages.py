@@ -139,16 +139,21 @@ def test_compiling_a_triton_kernel_is_that_in_whatever_stage_it_happens(label: s
     assert {share.cause: share.ns for share in report.causes}[Cause.JIT_COMPILE] == 500
 
 
+def wait_for_child(builder: TraceBuilder, main: int, child: int) -> None:
+    """Let a thread start another one at 300 ns, and wait for it until 700 ns."""
+    builder.run(main, 0, 300)
+    builder.run(child, 300, 700)
+    builder.run(main, 700, END_NS)
+    builder.wake(main, 700, by=child)
+    builder.fork(child, 300, by=main)
+
+
 def test_a_compiler_that_a_triton_compilation_started_is_part_of_it() -> None:
     builder = TraceBuilder()
     main, assembler = builder.thread(1, 1), builder.thread(2, 2)
     builder.event(EventKind.RANGE, main, 0, END_NS, "warmup_kernels", stage=Stage.WARMUP)
     builder.event(EventKind.RANGE, main, 100, 800, "triton compile", stage=NO_STAGE)
-    builder.run(main, 0, 300)
-    builder.run(assembler, 300, 700)
-    builder.run(main, 700, END_NS)
-    builder.wake(main, 700, by=assembler)
-    builder.fork(assembler, 300, by=main)
+    wait_for_child(builder, main, assembler)
 
     report = attribute(builder.build(), [Window(WindowKind.LOAD, 0, 0, END_NS, main)])[0]
 
@@ -167,11 +172,7 @@ def test_what_a_compiler_runs_is_compilation_whoever_started_it(program: str, st
     builder = TraceBuilder()
     main, child = builder.thread(1, 1), builder.thread(2, 2, process=program)
     builder.event(EventKind.RANGE, main, 0, END_NS, "forward", stage=stage)
-    builder.run(main, 0, 300)
-    builder.run(child, 300, 700)
-    builder.run(main, 700, END_NS)
-    builder.wake(main, 700, by=child)
-    builder.fork(child, 300, by=main)
+    wait_for_child(builder, main, child)
 
     report = attribute(builder.build(), [Window(WindowKind.TTFT, 0, 0, END_NS, main)])[0]
 

@@ -118,7 +118,7 @@ class Row:
         """
         found = []
         for pair, change in zip(self.pairs, self.changes, strict=True):
-            findings = pair["injected"]["windows"][self.window]["findings"]
+            findings = _findings(pair["injected"], self.window)
             predicted_ns = sum(one["predicted_gain_ns"] for one in findings if one["id"] in self.fault.findings)
             if change > _MIN_CHANGE * self.clean_ns and predicted_ns:
                 better = "cured" if "windows" in (pair["cured"] or {}) else "clean"

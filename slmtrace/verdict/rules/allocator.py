@@ -12,7 +12,7 @@ _DEFRAG = "/sys/kernel/mm/transparent_hugepage/defrag"
 _ENABLED = "/sys/kernel/mm/transparent_hugepage/enabled"
 _JEMALLOC = "LD_PRELOAD=libjemalloc.so.2"
 # mallopt(3): give nothing back, and take nothing from mmap that would be given back when it is freed.
-_KEEP = "MALLOC_TRIM_THRESHOLD_=-1 MALLOC_MMAP_THRESHOLD_=4294967296"
+_KEEP = f"keep freed memory: MALLOC_TRIM_THRESHOLD_=-1 MALLOC_MMAP_THRESHOLD_=4294967296; or {_JEMALLOC}"
 _FRESH = (Cause.ANON_FAULT, Cause.THP_FAULT, Cause.MMAP_CALL)
 _PAGE_BYTES = 4096
 # A fault that gives 2 MiB replaces 512 that give 4 KiB; zeroing the memory stays (about half of what they cost).
@@ -126,7 +126,7 @@ def _map_calls(case: Case) -> Claim | None:
     return Claim(
         took_ns - round(_USUAL_MAP_CALLS * case.total_ns),
         f"{format_count(count)} calls to map and unmap memory took {format_ns(took_ns)}",
-        f"keep freed memory: {_KEEP}; or {_JEMALLOC}",
+        _KEEP,
         confidence="medium",
     )
 
@@ -139,7 +139,7 @@ def _fresh_memory(case: Case) -> Claim | None:
     return Claim(
         took_ns if case.is_steady else min(took_ns, case.usual_ns(_FRESH)),
         f"{format_count(count)} faults and calls for fresh memory took {format_ns(took_ns)}, in every request again",
-        f"keep freed memory: {_KEEP}; or {_JEMALLOC}",
+        _KEEP,
         confidence="medium",
     )
 
