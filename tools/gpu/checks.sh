@@ -3,7 +3,6 @@
 # what attaching to a server sees and costs it; and measures, in what is left of the time, what recording costs.
 # Usage: tools/gpu/checks.sh [MODEL [SECONDS]]        Without MODEL, a 1.5B model with random weights is made in /tmp/model.
 set -uo pipefail
-begin=$SECONDS
 . tools/gpu/common.sh
 exec > >(tee "$out/checks.log") 2>&1
 model=${1:-/tmp/model}
@@ -17,10 +16,4 @@ step "attached to a server"
 limit 130 python3 tools/gpu/attach.py "$model"
 step "module loading, lazy and eager"
 limit 170 python3 tools/gpu/eager.py "$model" --pairs 2 --json "$out/eager.json"
-left=$((${2:-560} - (SECONDS - begin) - 20))
-step "overhead, $left s"
-if [ $left -gt 60 ]; then
-  limit $left python3 tools/gpu/overhead.py "$model" --seconds $((left - 10)) --variants bare,calls,light,profiler \
-    --json "$out/overhead.json"
-fi
 pack graphs-light graphs-calls graphs-deep

@@ -1,7 +1,8 @@
 """Load a model with transformers on the GPU and answer a few requests: what tools/gpu records.
 
-Usage: hf_workload.py MODEL [--requests N] [--prompt-tokens N] [--new-tokens N] [--profile [cuda|all]]
-Prints each request's time to first token; with --profile, torch.profiler's totals of each request too.
+Usage: hf_workload.py MODEL [--requests N] [--asked] [--prompt-tokens N] [--new-tokens N] [--profile [cuda|all]] [--device D]
+Prints each request's time to first token; with --profile, torch.profiler's totals of each request too. With --asked,
+further requests come as standard input asks for them (turns.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from typing import Any
 
 import torch
+import turns
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -20,20 +22,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--requests", type=int, default=4)
+    parser.add_argument("--asked", action="store_true")
     parser.add_argument("--prompt-tokens", type=int, default=161)
     parser.add_argument("--new-tokens", type=int, default=4)
     parser.add_argument("--profile", nargs="?", const="cuda", choices=("cuda", "all"))
+    parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
 
     begin_s = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = load(args.model)
+    model = load(args.model, args.device)
     print(f"load {time.monotonic() - begin_s:.3f} s", flush=True)
     # The profiler's own start-up must not land in the first request.
     if args.profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]):
             torch.zeros(1, device="cuda")
-    for number in range(args.requests):
+    for number in turns.numbers(args.requests, is_asked=args.asked):
         prompt = " ".join(["free"] * args.prompt_tokens)
         with profiled(args.profile) if args.profile else contextlib.nullcontext() as profile:
             answer(model, tokenizer, prompt, args.prompt_tokens, args.new_tokens, number)
@@ -41,15 +45,15 @@ def main() -> None:
             print_totals(profile, number)
 
 
-def load(path: str) -> Any:
+def load(path: str, device: str) -> Any:
     if importlib.util.find_spec("accelerate"):
-        return AutoModelForCausalLM.from_pretrained(path, dtype="auto", device_map="cuda")
-    return AutoModelForCausalLM.from_pretrained(path, dtype="auto").to("cuda")
+        return AutoModelForCausalLM.from_pretrained(path, dtype="auto", device_map=device)
+    return AutoModelForCausalLM.from_pretrained(path, dtype="auto").to(device)
 
 
 def answer(model: Any, tokenizer: Any, prompt: str, n_prompt_tokens: int, n_new_tokens: int, number: int) -> None:
     begin_s = time.monotonic()
-    inputs = tokenizer(prompt, return_tensors="pt", truncation=True, max_length=n_prompt_tokens).to("cuda")
+    inputs = tokenizer(prompt, return_tensors="pt", truncation=True, max_length=n_prompt_tokens).to(model.device)
     stamps: list[float] = []
 
     class Stamp:

@@ -1,11 +1,12 @@
-"""What recording costs on a GPU: steady TTFT under several recorders, in interleaved rounds.
+"""What recording costs on a GPU: steady TTFT under several recorders, in turns.
 
-Usage: overhead.py MODEL [--workload hf|vllm] [--seconds N] [--requests N] [--variants LIST] [--cpus LIST] [--json FILE]
-Each round runs the same program once a variant, each in a process of its own, in an order that turns with the rounds;
-rounds go on while they fit into the seconds. Printed, for each variant: the median of its TTFTs (the first third of
-each process's requests is left out), the median over the rounds of its ratio to `bare`, and the ratios themselves.
+Usage: overhead.py MODEL [--workload hf|vllm] [--rounds N] [--seconds N] [--variants LIST] [--cpus LIST] [--json FILE]
+In each round every variant starts the same program in a process of its own; once all are up they answer a few requests
+each in turn, for so many seconds, while the others wait for theirs: the machine's speed changes over minutes, and equal
+processes differ. Printed, for each variant: the median of its TTFTs (the first of each turn is left out), and, for each
+round, the median ratio of its turns to those of `bare` beside them. `again` is bare once more: its ratio is the noise.
 The variants `cupti` are CUPTI alone, without slmtrace: the least that a recorder of kernels can cost.
-All processes are kept on the same two CPUs: without that, equal ones differ by a factor of two.
+Recorders beside it also see a bare process's switches and faults, and leave them out: up to 0.1 us an event in both.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from turns import READY
 
 from slmtrace.instrument.cuda import find_cupti
 from slmtrace.probes import shims
@@ -31,6 +35,7 @@ WORKLOADS = {"hf": HERE / "hf_workload.py", "vllm": HERE / "vllm_workload.py"}
 # How each variant records; None: it is not recorded by us.
 RECORDERS: dict[str, list[str] | None] = {
     "bare": None,
+    "again": None,
     "ranges": ["--probes", "ranges"],
     "cuda": ["--probes", "cuda"],
     "ebpf": ["--probes", "ebpf"],
@@ -48,17 +53,21 @@ PROFILERS = {"profiler": ["--profile", "cuda"], "profiler-all": ["--profile", "a
 # cupti_control.c). Pinned: its buffers on the host; ahead: eight of them, and of its semaphore pools, from the start.
 CONTROLS = {"cupti": "", "cupti-pinned": "8=1", "cupti-ahead": "6=8,7=8"}
 CONTROL_KINDS = "17,52,12,10,1,22,2,51"
-_FIRST_TOKEN = re.compile(r"^request \d+: .*first token ([\d.]+) ms", re.MULTILINE)
+_FIRST_TOKEN = re.compile(r"^request \d+: .*first token ([\d.]+) ms")
+_SETTLING_REQUESTS = 15
+_GPU_SHARE = 0.6  # of its memory, for all processes of a round
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--workload", choices=WORKLOADS, default="hf")
-    parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--requests", type=int, default=45)
-    parser.add_argument("--variants", default="bare,calls,light,deep,profiler")
-    parser.add_argument("--cpus", type=cpu_list, default=default_cpus(), help="default: the last two allowed")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60, help="of each round, once its processes are up")
+    parser.add_argument("--requests", type=int, default=8, help="of each turn")
+    parser.add_argument("--variants", default="bare,again,calls,light,deep,profiler")
+    parser.add_argument("--cpus", type=cpu_list, default=default_cpus(), help="default: the last eight allowed")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     variants = args.variants.split(",")
@@ -71,56 +80,100 @@ def main() -> None:
         parser.error(f"this process may not run on all of the CPUs {args.cpus}")
     os.sched_setaffinity(0, args.cpus)
 
-    rounds = measure([str(WORKLOADS[args.workload]), args.model], variants, args.requests, args.seconds)
-    rows = [summarise(variant, rounds) for variant in variants]
-    cpus = ",".join(map(str, args.cpus))
-    print(f"{len(rounds)} rounds, {args.requests} requests each, on the CPUs {cpus}")
-    for row in rows:
-        ratios = " ".join(f"{ratio:.3f}" for ratio in row["ratios"])
-        print(f"{row['variant']:14} ttft {row['ttft_ms']:8.3f} ms   ratio {row['ratio']:.4f}   ({ratios})")
-    if args.json:
-        args.json.write_text(json.dumps({"cpus": args.cpus, "rounds": rounds, "rows": rows}, indent=1) + "\n")
+    command = [sys.executable, str(WORKLOADS[args.workload]), args.model, "--asked", "--new-tokens", "1"]
+    if args.workload == "vllm":
+        command += ["--memory", f"{_GPU_SHARE / len(variants):.3f}"]
+    else:
+        command += ["--device", args.device]
+    rounds = []
+    for number in range(args.rounds):
+        rounds.append(measure(command, variants, args.requests, args.seconds, is_parallel=args.workload == "hf"))
+        rows = [summarise(variant, rounds) for variant in variants]
+        print(f"round {number + 1}: {len(rounds[-1]['bare'])} turns of {args.requests} requests", flush=True)
+        for row in rows:
+            ratios = " ".join(f"{ratio:.3f}" for ratio in row["ratios"])
+            print(f"{row['variant']:14} ttft {row['ttft_ms']:8.3f} ms   ratio {row['ratio']:.4f}   ({ratios})", flush=True)
+        if args.json:
+            args.json.write_text(json.dumps({"cpus": args.cpus, "rounds": rounds, "rows": rows}) + "\n")
 
 
 def default_cpus() -> list[int]:
-    """Return the last two CPUs that this process may use: the first ones serve most interrupts."""
-    return sorted(os.sched_getaffinity(0))[-2:]
+    """Return the last eight CPUs that this process may use: the first ones serve most interrupts."""
+    return sorted(os.sched_getaffinity(0))[-8:]
 
 
 def cpu_list(text: str) -> list[int]:
     return sorted({int(number) for number in text.split(",")})
 
 
-def measure(workload: list[str], variants: list[str], n_requests: int, limit_s: float) -> list[dict[str, list[float]]]:
-    """Return the steady TTFTs of each variant, round by round."""
+class Process:
+    """The program under one recorder, which answers as many requests as it is asked for."""
+
+    def __init__(self, variant: str, command: Sequence[str]) -> None:
+        self.variant = variant
+        self._place = Path(tempfile.mkdtemp())
+        command = [*command, "--requests", str(_SETTLING_REQUESTS), *PROFILERS.get(variant, [])]
+        recorder = RECORDERS[variant]
+        if recorder is not None:
+            own = [sys.executable, "-m", "slmtrace", "record", *recorder, "-o", str(self._place / "capture")]
+            command = [*own, "--", *command]
+        self._errors = (self._place / "stderr").open("w+")
+        environ = {**os.environ, **control(variant)}
+        self._program = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environ
+        )
+
+    def ttfts_ms(self) -> list[float]:
+        """Return the times to first token that it prints until it is ready for more.
+
+        Raises:
+            SystemExit: it has ended instead.
+        """
+        found = []
+        assert self._program.stdout is not None
+        for line in self._program.stdout:
+            if line.strip() == READY:
+                return found
+            if told := _FIRST_TOKEN.match(line):
+                found.append(float(told[1]))
+        self._errors.seek(0)
+        raise SystemExit(f"{self.variant} failed:\n{self._errors.read()[-2000:]}")
+
+    def ask(self, n_requests: int) -> list[float]:
+        """Return the times to first token of so many more requests."""
+        assert self._program.stdin is not None
+        self._program.stdin.write(f"{n_requests}\n")
+        self._program.stdin.flush()
+        return self.ttfts_ms()
+
+    def close(self) -> None:
+        """End it: it is asked for nothing more."""
+        self._program.communicate()
+        self._errors.close()
+        shutil.rmtree(self._place)
+
+
+def measure(
+    command: Sequence[str], variants: Sequence[str], n_requests: int, limit_s: float, *, is_parallel: bool
+) -> dict[str, list[list[float]]]:
+    """Return the TTFTs of each variant in ms, turn by turn; the processes start at once or one after another."""
+    processes = []
+    for variant in variants:
+        processes.append(Process(variant, command))
+        if not is_parallel:
+            processes[-1].ttfts_ms()
+    if is_parallel:
+        for process in processes:
+            process.ttfts_ms()
+    turns: dict[str, list[list[float]]] = {variant: [] for variant in variants}
     until_s = time.monotonic() + limit_s
-    rounds: list[dict[str, list[float]]] = []
-    longest_s = 0.0
-    while not rounds or time.monotonic() + longest_s < until_s:
-        begin_s, turn = time.monotonic(), len(rounds) % len(variants)
-        order = variants[turn:] + variants[:turn]
-        rounds.append({variant: steady_ttfts(variant, workload, n_requests) for variant in order})
-        longest_s = max(longest_s, time.monotonic() - begin_s)
-        medians = {variant: f"{statistics.median(ttfts):.2f}" for variant, ttfts in rounds[-1].items()}
-        print(f"round {len(rounds)}: {longest_s:.0f} s, {medians}", flush=True)
-    return rounds
-
-
-def steady_ttfts(variant: str, workload: list[str], n_requests: int) -> list[float]:
-    options = ["--requests", str(n_requests), "--new-tokens", "1", *PROFILERS.get(variant, [])]
-    command = [sys.executable, *workload, *options]
-    recorder = RECORDERS[variant]
-    capture = Path(tempfile.mkdtemp()) / "capture"
-    if recorder is not None:
-        command = [sys.executable, "-m", "slmtrace", "record", *recorder, "-o", str(capture), "--", *command]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=200, env={**os.environ, **control(variant)}
-    )
-    shutil.rmtree(capture.parent)
-    found = [float(text) for text in _FIRST_TOKEN.findall(done.stdout)]
-    if done.returncode or len(found) != n_requests:
-        raise SystemExit(f"{variant} failed ({done.returncode}):\n{done.stderr[-2000:]}")
-    return found[n_requests // 3 :]
+    while time.monotonic() < until_s:
+        turn = len(turns["bare"]) % len(processes)
+        for process in processes[turn:] + processes[:turn]:
+            turns[process.variant].append(process.ask(n_requests)[1:])
+    for process in processes:
+        process.close()
+    return turns
 
 
 def control(variant: str) -> dict[str, str]:
@@ -136,9 +189,15 @@ def control(variant: str) -> dict[str, str]:
     }
 
 
-def summarise(variant: str, rounds: list[dict[str, list[float]]]) -> dict[str, object]:
-    ratios = [statistics.median(each[variant]) / statistics.median(each["bare"]) for each in rounds]
-    ttft_ms = statistics.median(ttft for each in rounds for ttft in each[variant])
+def summarise(variant: str, rounds: Sequence[dict[str, list[list[float]]]]) -> dict[str, object]:
+    ratios = [
+        statistics.median(
+            statistics.median(mine) / statistics.median(bare)
+            for mine, bare in zip(each[variant], each["bare"], strict=True)
+        )
+        for each in rounds
+    ]
+    ttft_ms = statistics.median(ttft for each in rounds for turn in each[variant] for ttft in turn)
     return {"variant": variant, "ttft_ms": ttft_ms, "ratio": statistics.median(ratios), "ratios": ratios}
 
 

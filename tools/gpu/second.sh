@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Records, on a machine with a GPU and with eBPF: transformers cold and warm, deep, with modules loaded eagerly, copies of
-# pageable and of pinned memory; and, in what is left of the time, measures what recording costs.
-# Usage: tools/gpu/second.sh [MODEL [SECONDS]]        Without MODEL, a 1.5B model with random weights is made in /tmp/model.
+# pageable and of pinned memory.
+# Usage: tools/gpu/second.sh [MODEL]        Without MODEL, a 1.5B model with random weights is made in /tmp/model.
 set -uo pipefail
-begin=$SECONDS
 . tools/gpu/common.sh
 exec > >(tee "$out/second.log") 2>&1
 model=${1:-/tmp/model}
@@ -35,11 +34,4 @@ nvidia-smi --query-gpu=pcie.link.gen.max,pcie.link.width.max --format=csv
 step "cold and eager beside warm"
 limit 30 python3 tools/gpu/causes.py "$work/hf-warm" "$work/hf-cold" "$work/hf-eager" "$work/hf-deep"
 
-# Whatever is left of the time, less what packing takes.
-left=$((${2:-540} - (SECONDS - begin) - 40))
-step "overhead, $left s"
-if [ $left -gt 90 ]; then
-  limit "$left" python3 tools/gpu/overhead.py "$model" --seconds $((left - 10)) \
-    --variants bare,calls,light,cuda,ranges,deep,profiler --json "$out/overhead.json"
-fi
 pack hf-warm hf-cold hf-eager hf-deep copies
