@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import statistics
@@ -168,8 +169,7 @@ def measure(
     turns: dict[str, list[list[float]]] = {variant: [] for variant in variants}
     until_s = time.monotonic() + limit_s
     while time.monotonic() < until_s:
-        turn = len(turns["bare"]) % len(processes)
-        for process in processes[turn:] + processes[:turn]:
+        for process in random.Random(len(turns["bare"])).sample(processes, len(processes)):
             turns[process.variant].append(process.ask(n_requests)[1:])
     for process in processes:
         process.close()
