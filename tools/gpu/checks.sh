@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks on a machine with a GPU what a CPU cannot show: that CUDA graphs are left alone, what eager module loading moves,
-# what attaching to a server sees and costs it; and measures, in what is left of the time, what recording costs.
-# Usage: tools/gpu/checks.sh [MODEL [SECONDS]]        Without MODEL, a 1.5B model with random weights is made in /tmp/model.
+# what attaching to a server sees and costs it.
+# Usage: tools/gpu/checks.sh [MODEL]        Without MODEL, a 1.5B model with random weights is made in /tmp/model.
 set -uo pipefail
 . tools/gpu/common.sh
 exec > >(tee "$out/checks.log") 2>&1

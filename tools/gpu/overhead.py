@@ -88,14 +88,17 @@ def main() -> None:
         command += ["--device", args.device]
     rounds = []
     for number in range(args.rounds):
-        rounds.append(measure(command, variants, args.requests, args.seconds, is_parallel=args.workload == "hf"))
+        processes = start(command, variants, is_parallel=args.workload == "hf")
+        rounds.append(take_turns(processes, args.requests, args.seconds))
         rows = [summarise(variant, rounds) for variant in variants]
         print(f"round {number + 1}: {len(rounds[-1]['bare'])} turns of {args.requests} requests", flush=True)
         for row in rows:
             ratios = " ".join(f"{ratio:.3f}" for ratio in row["ratios"])
-            print(f"{row['variant']:14} ttft {row['ttft_ms']:8.3f} ms   ratio {row['ratio']:.4f}   ({ratios})", flush=True)
+            print(f"{row['variant']:14} ttft {row['ttft_ms']:7.2f} ms   ratio {row['ratio']:.3f}   ({ratios})", flush=True)
         if args.json:
             args.json.write_text(json.dumps({"cpus": args.cpus, "rounds": rounds, "rows": rows}) + "\n")
+        for process in processes:
+            process.close()
 
 
 def default_cpus() -> list[int]:
@@ -154,10 +157,8 @@ class Process:
         shutil.rmtree(self._place)
 
 
-def measure(
-    command: Sequence[str], variants: Sequence[str], n_requests: int, limit_s: float, *, is_parallel: bool
-) -> dict[str, list[list[float]]]:
-    """Return the TTFTs of each variant in ms, turn by turn; the processes start at once or one after another."""
+def start(command: Sequence[str], variants: Sequence[str], *, is_parallel: bool) -> list[Process]:
+    """Start each variant's process, at once or one after another, and wait until all are up."""
     processes = []
     for variant in variants:
         processes.append(Process(variant, command))
@@ -166,13 +167,16 @@ def measure(
     if is_parallel:
         for process in processes:
             process.ttfts_ms()
-    turns: dict[str, list[list[float]]] = {variant: [] for variant in variants}
+    return processes
+
+
+def take_turns(processes: Sequence[Process], n_requests: int, limit_s: float) -> dict[str, list[list[float]]]:
+    """Return the TTFTs of each variant in ms, turn by turn, the first of each left out."""
+    turns: dict[str, list[list[float]]] = {process.variant: [] for process in processes}
     until_s = time.monotonic() + limit_s
     while time.monotonic() < until_s:
         for process in random.Random(len(turns["bare"])).sample(processes, len(processes)):
             turns[process.variant].append(process.ask(n_requests)[1:])
-    for process in processes:
-        process.close()
     return turns
 
 

@@ -36,7 +36,8 @@ def main() -> None:
     options = SamplingParams(max_tokens=args.new_tokens, min_tokens=args.new_tokens, temperature=0.0)
     for number in turns.numbers(args.requests, is_asked=args.asked):
         begin_s = time.monotonic()
-        output = llm.generate({"prompt_token_ids": [10 + number % 1000] * args.prompt_tokens}, options, use_tqdm=False)[0]
+        prompt = {"prompt_token_ids": [10 + number % 1000] * args.prompt_tokens}
+        output = llm.generate(prompt, options, use_tqdm=False)[0]
         latency_s = getattr(output.metrics, "first_token_latency", None)
         first = "unknown" if latency_s is None else f"{latency_s * 1e3:.2f} ms"
         print(f"request {number}: first token {first}, all {(time.monotonic() - begin_s) * 1e3:.2f} ms", flush=True)
