@@ -22,6 +22,7 @@ from slmtrace.output.json_ import check_conservation
 from slmtrace.output.perfetto import write_perfetto
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+PUBLISHED = Path(__file__).parents[2] / "traces" / "gpu"
 MS = 1_000_000
 Analysed = tuple[Trace, Report]
 
@@ -36,8 +37,8 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
     return analysed("hf-deep", tmp_path_factory.mktemp("deep"))
 
 
-def analysed(name: str, place: Path) -> Analysed:
-    shutil.unpack_archive(FIXTURES / f"{name}.tar.xz", place)
+def analysed(name: str, place: Path, archives: Path = FIXTURES) -> Analysed:
+    shutil.unpack_archive(archives / f"{name}.tar.xz", place)
     trace = load(Capture.open(place / name))
     return trace, build_report(trace)
 
@@ -159,3 +160,24 @@ def test_the_verdict_names_first_uses_in_the_first_request_and_nothing_later(lig
 
     assert [[finding.id for finding in window.findings] for window in requests[:2]] == [["first_use_in_request"], []]
     assert "cuLibraryLoadData" in requests[0].findings[0].evidence
+
+
+@pytest.mark.parametrize("name", ["hf-cold", "hf-warm", "vllm-cold", "vllm-warm"])
+def test_published_captures_are_explained_and_add_up(name: str, tmp_path: Path) -> None:
+    _, report = analysed(name, tmp_path, PUBLISHED)
+
+    assert check_conservation(report.to_json()) == []
+    for window in report.windows:
+        assert window.phases.get(Phase.UNATTRIBUTED, 0) <= 0.001 * window.total_ns
+
+
+def test_vllm_without_compile_caches_is_told_what_it_compiled(tmp_path: Path) -> None:
+    _, report = analysed("vllm-cold", tmp_path, PUBLISHED)
+    load_window = report.windows[0]
+
+    causes = ns_by_cause(load_window)
+
+    assert load_window.findings[0].id == "compiled_anew"
+    assert causes[Cause.JIT_COMPILE] > 20_000 * MS
+    assert causes[Cause.TORCH_COMPILE] > 15_000 * MS
+    assert "_topk_topp_kernel" in names(load_window, Cause.JIT_COMPILE, "kernels")

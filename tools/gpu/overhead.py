@@ -94,7 +94,8 @@ def main() -> None:
         print(f"round {number + 1}: {len(rounds[-1]['bare'])} turns of {args.requests} requests", flush=True)
         for row in rows:
             ratios = " ".join(f"{ratio:.3f}" for ratio in row["ratios"])
-            print(f"{row['variant']:14} ttft {row['ttft_ms']:7.2f} ms   ratio {row['ratio']:.3f}   ({ratios})", flush=True)
+            figures = f"ttft {row['ttft_ms']:7.2f} ms   ratio {row['ratio']:.3f}   ({ratios})"
+            print(f"{row['variant']:14} {figures}", flush=True)
         if args.json:
             args.json.write_text(json.dumps({"cpus": args.cpus, "rounds": rounds, "rows": rows}) + "\n")
         for process in processes:
