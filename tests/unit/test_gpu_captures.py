@@ -171,6 +171,12 @@ def test_published_captures_are_explained_and_add_up(name: str, tmp_path: Path) 
         assert window.phases.get(Phase.UNATTRIBUTED, 0) <= 0.001 * window.total_ns
 
 
+def test_vllm_with_full_compile_caches_is_not_told_to_keep_them(tmp_path: Path) -> None:
+    _, report = analysed("vllm-warm", tmp_path, PUBLISHED)
+
+    assert "compiled_anew" not in [finding.id for finding in report.windows[0].findings]
+
+
 def test_vllm_without_compile_caches_is_told_what_it_compiled(tmp_path: Path) -> None:
     _, report = analysed("vllm-cold", tmp_path, PUBLISHED)
     load_window = report.windows[0]

@@ -290,6 +290,16 @@ def test_to_keep_caches_is_told_only_to_who_had_none(before: int, told: str) -> 
     assert told in finding.recommendation
 
 
+@pytest.mark.parametrize(
+    ("ranges", "is_found"), [({"load compiled code": 1500}, False), ({"inductor codegen": 900}, True)]
+)
+def test_what_full_caches_served_was_not_compiled_anew(ranges: dict[str, int], is_found: bool) -> None:
+    detail = {C.TORCH_COMPILE: {"ranges": rows(**ranges)}}
+    scene = Scene(load(C.TORCH_COMPILE, 2000, S.COMPILE), state=caches(40, 40), detail=detail)
+
+    assert ("compiled_anew" in [one.id for one in scene.findings()]) == is_found
+
+
 def test_a_compiler_that_a_request_waits_for_belongs_before_the_traffic() -> None:
     scene = Scene(answer(C.TORCH_COMPILE, 2000), TTFT, state=caches(0, 40))
 
