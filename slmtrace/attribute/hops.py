@@ -7,6 +7,7 @@ walk is whatever is about messages, locks, spins, interrupts, or the bounds of t
 
 from __future__ import annotations
 
+from array import array
 from typing import Literal
 
 import numpy as np
@@ -26,11 +27,20 @@ class Hops:
     """What the plain hop before each run is, by row of the scheduler's runs."""
 
     def __init__(self, sched: Sched, target: Ints, woken_ns: Ints) -> None:
-        # Reading single values of views beats numpy.
-        self.track, self.start_ns = sched.run_track.data, sched.run_start_ns.data
-        self.target = target.data  # the run of the waker; negative: there is no plain hop
-        self.woken_ns = woken_ns.data  # when that waker woke the thread
+        self.tracks, self.starts_ns = sched.run_track, sched.run_start_ns
+        self.target = target  # the run of the waker; negative: there is no plain hop
+        self.woken_ns = woken_ns  # when that waker woke the thread
         self._end_ns = sched.run_end_ns.data
+
+    def chain(self, run: int, limit_ns: int) -> tuple[Ints, int]:
+        """Return the runs that plain hops lead through from `run` on, to wakeups after a time, and the run after."""
+        # Reading single values of views beats numpy.
+        target, woken_ns = self.target.data, self.woken_ns.data
+        passed = array("q")
+        while (waker := target[run]) >= 0 and woken_ns[run] > limit_ns:
+            passed.append(run)
+            run = waker
+        return np.frombuffer(passed, np.int64), run
 
     def slept_ns(self, run: int) -> int:
         """Return since when a thread slept before a run, where the hop is plain."""

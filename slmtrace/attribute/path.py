@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..capture.layout import SPIN_PERIOD_NS
-from ..model.events import Ints
+from ..model.events import Ints, SmallInts
 from ..model.sched import Out, Sched, WakeContext
 from ..model.trace import Window
 from ..model.tracks import NO_TRACK
@@ -274,22 +274,30 @@ def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
 
 def _along_hops(walk: _Walk, run: int, threads: Threads, staged: frozenset[int]) -> bool:
     """Go back through a run to its wakeup and on along the waker, as long as hops are plain; say whether any was."""
-    hops, ts_ns, track, anchor = threads.hops, walk.ts_ns, walk.track, walk.anchor
-    limit_ns = max(walk.floor_ns, walk.window.start_ns, threads.start_ns)
-    ran, wanted = State.RUN, State.RUNNABLE
-    passed: deque[int] = deque(maxlen=_MAX_WAITERS)
-    while (target := hops.target[run]) >= 0 and (woken_ns := hops.woken_ns[run]) > limit_ns:
-        track, start_ns = hops.track[run], hops.start_ns[run]
-        walk.steps.extend((start_ns, ts_ns, track, anchor, ran, woken_ns, start_ns, track, anchor, wanted))
-        anchor = track if track in staged else anchor
-        passed.append(run)
-        ts_ns, run = woken_ns, target
-    if not passed:
+    hops = threads.hops
+    passed, run = hops.chain(run, max(walk.floor_ns, walk.window.start_ns, threads.start_ns))
+    if not len(passed):
         return False
-    walk.waiters.extend((hops.track[row], threads.waits_since(hops.track[row], hops.slept_ns(row))) for row in passed)
+    track, start_ns, woken_ns = hops.tracks[passed], hops.starts_ns[passed], hops.woken_ns[passed]
+    anchor = _anchors(walk.anchor, track, staged)
+    steps = np.empty((len(passed), 2, 5), np.int64)
+    steps[:, 0, 0], steps[:, 0, 1], steps[:, 0, 4] = start_ns, np.append(walk.ts_ns, woken_ns[:-1]), State.RUN
+    steps[:, 1, 0], steps[:, 1, 1], steps[:, 1, 4] = woken_ns, start_ns, State.RUNNABLE
+    steps[:, :, 2], steps[:, :, 3] = track[:, None], anchor[:-1, None]
+    walk.steps.frombytes(steps.tobytes())
+    waiters = zip(track[-_MAX_WAITERS:].tolist(), passed[-_MAX_WAITERS:].tolist(), strict=True)
+    walk.waiters.extend((waiter, threads.waits_since(waiter, hops.slept_ns(row))) for waiter, row in waiters)
     del walk.waiters[:-_MAX_WAITERS]
-    walk.ts_ns, walk.track, walk.anchor, walk.hopped = ts_ns, hops.track[run], anchor, {track}
+    walk.ts_ns, walk.track, walk.anchor = int(woken_ns[-1]), int(hops.tracks[run]), int(anchor[-1])
+    walk.hopped = {walk.track}
     return True
+
+
+def _anchors(anchor: int, tracks: SmallInts, staged: frozenset[int]) -> Ints:
+    """Return the anchor before and after each of these threads is left: the last one with stages."""
+    anchors = np.append(anchor, tracks).astype(np.int64)
+    is_staged = np.append(True, np.isin(tracks, list(staged)))
+    return anchors[np.maximum.accumulate(np.where(is_staged, np.arange(len(anchors)), 0))]
 
 
 def _through_run(walk: _Walk, start_ns: int, threads: Threads) -> None:
