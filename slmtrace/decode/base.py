@@ -77,6 +77,14 @@ def read_blocks(log: RawLog, layout: Layout, quality: Quality) -> Iterator[Recor
             yield records
 
 
+def pick(records: Records, chosen: NDArray[np.bool_]) -> Records:
+    """Return the chosen records.
+
+    By their numbers: indexed by booleans, numpy copies records field by field, in ten times the time.
+    """
+    return records.take(np.flatnonzero(chosen))
+
+
 def join_texts(string_ids: NDArray[np.integer], used: NDArray[np.integer], chunks: NDArray[np.uint8]) -> dict[int, str]:
     """Put TEXT records together: rows of one id, in order, are one string.
 

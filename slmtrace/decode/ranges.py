@@ -12,7 +12,7 @@ from ..model.quality import Issue
 from ..model.taxonomy import STAGE_BY_LABEL, Stage
 from ..model.trace import Loss
 from ..model.tracks import TrackKind
-from .base import Context, Fragment, Records, pid_of
+from .base import Context, Fragment, Records, pick, pid_of
 from .slots import Slots, intern_column, read_slots
 
 _KINDS = (
@@ -60,7 +60,7 @@ def _plausible(records: Records, context: Context) -> Records:
     """Leave out records of unknown kind, and give negative ranges no length."""
     is_known = np.isin(records["kind"], _KINDS)
     context.quality.note(Issue.UNKNOWN_KIND, int((~is_known).sum()))
-    kept = np.array(records[is_known])
+    kept = pick(records, is_known)
     is_negative = (kept["end_ns"] < kept["start_ns"]) & (kept["kind"] != SlotKind.BEGIN)
     context.quality.note(Issue.NEGATIVE_DURATION, int(is_negative.sum()))
     kept["end_ns"][is_negative] = kept["start_ns"][is_negative]
@@ -107,8 +107,8 @@ class _Process:
         begun = self.slots.of_kind(SlotKind.BEGIN)
         if not len(begun):
             return make_events(0)
-        ended = self.slots.records[np.isin(self.slots.records["kind"], (SlotKind.RANGE, SlotKind.ASYNC))]
-        begun = np.array(begun[~np.isin(_keys(begun), _keys(ended))])
+        ended = pick(self.slots.records, np.isin(self.slots.records["kind"], (SlotKind.RANGE, SlotKind.ASYNC)))
+        begun = pick(begun, ~np.isin(_keys(begun), _keys(ended)))
         self.context.quality.note(Issue.UNFINISHED_RANGE, len(begun))
         begun["end_ns"] = np.maximum(self.last_ns, begun["start_ns"])
         return self._staged(EventKind.RANGE, begun)

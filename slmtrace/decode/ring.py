@@ -21,7 +21,7 @@ from ..capture.layout import (
 from ..model.events import Ints, SmallInts, distinct_rows
 from ..model.quality import Issue, Quality
 from ..model.tracks import NO_TRACK, TrackKind, Tracks
-from .base import LATEST_NS, Context, Records, clean_text, join_texts, read_blocks
+from .base import LATEST_NS, Context, Records, clean_text, join_texts, pick, read_blocks
 
 Words = NDArray[np.uint64]
 
@@ -51,15 +51,12 @@ class Rows:
 
     def where(self, chosen: NDArray[np.bool_] | Ints) -> Rows:
         """Return the chosen rows; chosen by their numbers, in that order."""
-        return Rows(
-            self.ts_ns[chosen],
-            self.tid[chosen],
-            self.cpu[chosen],
-            self.a[chosen],
-            self.b[chosen],
-            self.c[chosen],
-            self.d[chosen],
-        )
+        if chosen.dtype == np.bool_:
+            if chosen.all():
+                return self
+            # Seven columns by numbers take a fraction of the time that they take by booleans.
+            chosen = np.flatnonzero(chosen)
+        return Rows(*(getattr(self, column.name).take(chosen) for column in fields(Rows)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +96,8 @@ def read_ring(log: RawLog, context: Context) -> Ring:
     for records in read_blocks(log, RING, context.quality):
         types, is_sound = np.ascontiguousarray(records["type"]), _is_sound(records, context.quality)
         for kind in np.flatnonzero(np.bincount(types[is_sound])).tolist():
-            parts[RingType(kind)].append(_columns(records[is_sound & (types == kind)]))
-        texts.append(records[is_sound & (types == RingType.TEXT)])
+            parts[RingType(kind)].append(_columns(pick(records, is_sound & (types == kind))))
+        texts.append(pick(records, is_sound & (types == RingType.TEXT)))
         n_records += len(records)
     return Ring({kind: _join(parts.pop(kind)) for kind in RingType}, _read_texts(np.concatenate(texts)), n_records)
 

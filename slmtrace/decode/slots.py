@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..capture.directory import RawLog
 from ..capture.layout import SLOT, TEXT_BYTES, SlotKind
 from ..model.quality import Issue
-from .base import LATEST_NS, Context, Records, join_texts, read_records
+from .base import LATEST_NS, Context, Records, join_texts, pick, read_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +23,20 @@ class Slots:
 
     def of_kind(self, kind: SlotKind) -> Records:
         """Return the records of one kind."""
-        chosen: Records = self.records[self.records["kind"] == kind]
-        return chosen
+        return pick(self.records, self.records["kind"] == kind)
 
 
 def read_slots(log: RawLog, context: Context) -> Slots:
     """Read a SLOT log; a torn record reads as EMPTY and is left out, one with times that no clock shows is counted."""
     records = read_records(log, SLOT, context.quality)
     kinds = np.ascontiguousarray(records["kind"])
-    written = records[kinds != SlotKind.EMPTY]
-    is_text = written["kind"] == SlotKind.TEXT
-    texts = written[is_text]
+    texts = pick(records, kinds == SlotKind.TEXT)
     chunks = np.frombuffer(texts.tobytes(), np.uint8).reshape(len(texts), SLOT.record_bytes())[:, :TEXT_BYTES]
     strings = join_texts(texts["id"], texts["used"], chunks)
-    others = written[~is_text]
-    is_in_time = (others["start_ns"] < LATEST_NS) & (others["end_ns"] < LATEST_NS)
-    context.quality.note(Issue.IMPLAUSIBLE_TIME, int((~is_in_time).sum()))
-    return Slots(others[is_in_time], strings, len(written))
+    is_other = (kinds != SlotKind.TEXT) & (kinds != SlotKind.EMPTY)
+    is_in_time = (records["start_ns"] < LATEST_NS) & (records["end_ns"] < LATEST_NS)
+    context.quality.note(Issue.IMPLAUSIBLE_TIME, int((is_other & ~is_in_time).sum()))
+    return Slots(pick(records, is_other & is_in_time), strings, len(texts) + int(is_other.sum()))
 
 
 def intern_column(ids: NDArray[np.integer], slots: Slots, context: Context) -> NDArray[np.int32]:
