@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -84,7 +83,7 @@ def _measure(path: Path) -> dict[str, Any]:
     from slmtrace.output.perfetto import write_perfetto  # noqa: PLC0415
     from slmtrace.output.text import render_text  # noqa: PLC0415
 
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_kib = _peak_kib()
     moments = [time.perf_counter()]
     trace = load(Capture.open(path))
     moments.append(time.perf_counter())
@@ -92,7 +91,7 @@ def _measure(path: Path) -> dict[str, Any]:
     moments.append(time.perf_counter())
     render_text(report)
     moments.append(time.perf_counter())
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+    peak_kib = _peak_kib() - before_kib
     written = write_perfetto(trace, report, path / "trace.pftrace")
     moments.append(time.perf_counter())
     deflated = zlib.compress((path / "trace.pftrace").read_bytes())
@@ -109,6 +108,15 @@ def _measure(path: Path) -> dict[str, Any]:
         "deflated_bytes": len(deflated),
         "peak_bytes": peak_kib << 10,
     }
+
+
+def _peak_kib() -> int:
+    """Return the most memory that this program has had so far.
+
+    getrusage's ru_maxrss will not do: it begins with what the parent had, which has just made the capture.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 if __name__ == "__main__":
