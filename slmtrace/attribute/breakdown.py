@@ -29,9 +29,11 @@ for _cause in Cause:
     _PHASE_OF_CAUSE[_cause] = _cause.phase
 
 
-def build_window_report(window: Window, segments: Segments, off_path: Segments, book: EvidenceBook) -> WindowReport:
-    """Sum the segments of a window exactly, by phase, by cause and by stage."""
-    on_path = _by_stage_and_phase(segments)
+def build_window_report(
+    window: Window, segments: Segments, off_path: Iterable[Segments], book: EvidenceBook
+) -> WindowReport:
+    """Sum the segments of a window exactly, by phase, by cause and by stage; those beside the path by phase alone."""
+    on_path = _by_stage_and_phase([segments])
     return WindowReport(
         kind=window.kind,
         index=window.index,
@@ -47,11 +49,12 @@ def build_window_report(window: Window, segments: Segments, off_path: Segments, 
     )
 
 
-def _by_stage_and_phase(segments: Segments) -> Ints:
+def _by_stage_and_phase(parts: Iterable[Segments]) -> Ints:
     """Return the time of each stage in each phase, exactly; by their values."""
     n_phases = max(Phase) + 1
     sums = np.zeros(256 * n_phases, np.int64)
-    np.add.at(sums, segments.stage.astype(np.intp) * n_phases + _PHASE_OF_CAUSE[segments.cause], segments.dur_ns)
+    for part in parts:
+        np.add.at(sums, part.stage.astype(np.intp) * n_phases + _PHASE_OF_CAUSE[part.cause], part.dur_ns)
     return sums.reshape(256, n_phases)
 
 

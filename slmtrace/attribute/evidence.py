@@ -19,7 +19,7 @@ from ..model.trace import Trace
 from .folds import place_folds
 from .rules import API_KINDS, COMPILERS, RANGE_CAUSES, State, classify
 from .streams import ProcessWork, gpu_work
-from .timeline import Timeline, empty_timeline, gaps, nest, overlay, sequence
+from .timeline import Timeline, empty_timeline, gaps, nest, overlay, sequence, without_gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,9 @@ class EvidenceBook:
         self.gpu = gpu_work(self.trace)
 
     def innermost(self, track: int) -> Timeline:
-        """Return who explains each instant of a thread; owners are event rows."""
+        """Return who explains each instant of a thread; owners are event rows, NO_EVENT where there is none."""
         if track not in self._innermost:
-            self._innermost[track] = self._build_innermost(track)
+            self._innermost[track] = without_gaps(self._build_innermost(track))
         return self._innermost[track]
 
     def ranges(self, track: int) -> Timeline:

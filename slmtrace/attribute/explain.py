@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, NO_STAGE, Ints, distinct_rows, distinct_times
+from ..model.events import NO_EVENT, NO_STAGE, Ints, SmallInts, distinct_rows, distinct_times
 from ..model.segments import Segments, empty_segments
 from ..model.taxonomy import Cause, Stage, WindowKind
 from ..model.trace import Window
@@ -16,7 +16,7 @@ from .evidence import EvidenceBook, next_stage, stage_at, stage_on_cpu
 from .path import Steps
 from .rules import Evidence, State, cause_of
 from .stages import RequestStages
-from .timeline import Timeline, clip, empty_timeline, overlay
+from .timeline import Timeline, clip, empty_timeline, overlaps, overlay
 
 # By State: whether a thread's evidence is looked up; in the others it only waited for a CPU.
 _HAS_EVIDENCE = np.ones(max(State) + 1, np.bool_)
@@ -32,18 +32,21 @@ def explain(window: Window, steps: Steps, stages: RequestStages, queued: Timelin
     While the window's request was `queued` behind others, the path goes through the engine's work on those: whatever
     that was, to this request it was the queue.
     """
-    tracks = np.unique(np.concatenate([steps.track, steps.anchor])).tolist()
+    return merge(list(explain_parts(window, steps, stages, queued)))
+
+
+def explain_parts(
+    window: Window, steps: Steps, stages: RequestStages, queued: Timeline | None = None
+) -> Iterator[Segments]:
+    """Yield the segments of the steps, of one thread after the other, some at a time; neighbours may say the same."""
+    tracks = distinct_rows(np.concatenate([steps.track, steps.anchor]))[0].tolist()
     stages_by_track = {track: stages.of(window, track) for track in tracks}
-    parts = []
     for first in range(0, len(steps), _BLOCK_STEPS):
-        block = steps.where(np.arange(first, min(first + _BLOCK_STEPS, len(steps))))
+        block = steps.where(slice(first, first + _BLOCK_STEPS))
         order = np.lexsort((block.anchor, block.track))
         is_next = (np.diff(block.track[order]) != 0) | (np.diff(block.anchor[order]) != 0)
         for group in np.split(order, np.flatnonzero(is_next) + 1):
-            parts.append(
-                _explain_thread(window, block.where(group), stages, stages_by_track, queued or empty_timeline())
-            )
-    return merge(parts)
+            yield _explain_thread(window, block.where(group), stages, stages_by_track, queued or empty_timeline())
 
 
 def _explain_thread(
@@ -51,40 +54,48 @@ def _explain_thread(
 ) -> Segments:
     """Return the segments of steps of one thread and one anchor."""
     span, track, anchor = Timeline(steps.start_ns, steps.end_ns, steps.state), int(steps.track[0]), int(steps.anchor[0])
-    book = stages.book
-    innermost, doing, named, named_around = (
+    book, step_ns = stages.book, stages.first_step_ns(window.request_id)
+    doing, named, named_around = (
         clip(timeline, int(span.start_ns[0]), int(span.end_ns[-1]))
-        for timeline in (book.innermost(track), book.stages(track), book.named_causes(track), book.named_causes(anchor))
+        for timeline in (book.stages(track), book.named_causes(track), book.named_causes(anchor))
     )
     own, other = stages_by_track[track], stages_by_track[anchor]
     named = overlay(named, named_around)
-    start, end, state = _cut(span, (innermost, doing, own, other, named, queued))
-    event = np.where(_HAS_EVIDENCE[state], innermost.at(start), NO_EVENT)
-    stage = _stage_of(window, start, own, other, stages.first_step_ns(window.request_id))
+    start, end, state = _cut(span, (doing, own, other, named, queued), step_ns)
+    stage = _stage_of(window, start, own, other, step_ns)
     # What a thread did for another request is what it was, whatever stage the window's request was in meanwhile.
     did = stage_at(doing, start)
-    did = np.where(did == NO_STAGE, stage, did).astype(np.uint8)
+    did = np.where(did == NO_STAGE, stage, did)
     named_cause = named.at(start)
     on_cpu = np.where(named_cause == NO_EVENT, stage_on_cpu()[did], named_cause)
     if book.is_compiler(track):
         on_cpu = np.where((named_cause == NO_EVENT) & (did != Stage.COMPILE), Cause.JIT_COMPILE, on_cpu)
-    cause = _cause_of(state, event, on_cpu, book)
     waiting = queued.at(start)
     is_queued = waiting != NO_EVENT
-    event = np.where(is_queued, waiting, event)
-    stage = np.where(is_queued, Stage.QUEUE, stage).astype(np.uint8)
-    cause = np.where(is_queued, Cause.ENGINE_QUEUE, cause).astype(np.uint8)
-    return Segments(start, end, np.full(len(start), track, np.int32), stage, cause, event)
+    # Evidence cuts finest by far, so it comes last.
+    innermost = book.innermost(track)
+    row, piece = overlaps(Timeline(start, end, state), innermost.start_ns, innermost.end_ns)
+    event = np.where((_HAS_EVIDENCE[state] & ~is_queued)[row], innermost.owner[piece], waiting[row])
+    cause = _cause_of(state.astype(np.int32) << 16 | on_cpu.astype(np.int32), row, event, book)
+    return Segments(
+        np.maximum(start[row], innermost.start_ns[piece]),
+        np.minimum(end[row], innermost.end_ns[piece]),
+        np.full(len(row), track, np.int32),
+        np.where(is_queued, np.uint8(Stage.QUEUE), stage)[row],
+        np.where(is_queued[row], np.uint8(Cause.ENGINE_QUEUE), cause),
+        event,
+    )
 
 
-def _cut(span: Timeline, timelines: Sequence[Timeline]) -> tuple[Ints, Ints, Ints]:
-    """Cut the stretches of `span` at every bound of the timelines; return the starts, the ends and the owners."""
-    shown = [clip(timeline, int(span.start_ns[0]), int(span.end_ns[-1])) for timeline in timelines]
+def _cut(span: Timeline, timelines: Sequence[Timeline], at_ns: int) -> tuple[Ints, Ints, Ints]:
+    """Cut the stretches of `span` at an instant and every bound of the timelines; return starts, ends and owners."""
+    start_ns, end_ns = int(span.start_ns[0]), int(span.end_ns[-1])
+    shown = [clip(timeline, start_ns, end_ns) for timeline in timelines]
     edges = [edge for timeline in (span, *shown) for edge in (timeline.start_ns, timeline.end_ns)]
-    cuts: Ints = distinct_times(np.concatenate(edges))
+    cuts: Ints = distinct_times(np.concatenate([*edges, [min(max(at_ns, start_ns), end_ns)]]))
     owner = span.at(cuts[:-1])
-    inside = owner != NO_EVENT
-    return cuts[:-1][inside], cuts[1:][inside], owner[inside]
+    inside = np.flatnonzero(owner != NO_EVENT)
+    return cuts[inside], cuts[inside + 1], owner[inside]
 
 
 def _stage_of(window: Window, ts_ns: Ints, own: Timeline, anchor: Timeline, first_step_ns: int) -> NDArray[np.uint8]:
@@ -104,11 +115,14 @@ def _stage_of(window: Window, ts_ns: Ints, own: Timeline, anchor: Timeline, firs
     return np.where(stage == NO_STAGE, ground, stage).astype(np.uint8)
 
 
-def _cause_of(state: Ints, event: Ints, on_cpu: Ints, book: EvidenceBook) -> NDArray[np.uint8]:
-    """Return the cause of each stretch; `on_cpu` is what running in it is, when nothing finer is known."""
+def _cause_of(known: SmallInts, row: NDArray[np.intp], event: Ints, book: EvidenceBook) -> NDArray[np.uint8]:
+    """Return the cause of each piece of the stretches `row`, given its event.
+
+    `known` are the state of each stretch, and what running in it is when nothing finer is known.
+    """
     evidence = np.where(event == NO_EVENT, Evidence.NONE, book.evidence[event] if len(book.evidence) else 0)
-    key = (state << 16) | (evidence.astype(np.int64) << 8) | on_cpu
-    distinct, inverse = distinct_rows(key)
+    keys = known[row] | evidence.astype(np.int32) << 8
+    distinct, inverse = distinct_rows(keys)
     causes = [cause_of(State(k >> 16), Evidence(k >> 8 & 0xFF), _CAUSE_BY_VALUE[k & 0xFF]) for k in distinct.tolist()]
     return np.array(causes, np.uint8)[inverse]
 

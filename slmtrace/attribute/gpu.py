@@ -11,7 +11,7 @@ nobody: without a record of a wait nothing is made of them, and the host's time 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -53,9 +53,8 @@ class GpuWaits:
         busy = frozenset(pid for pid, work in self._work.items() if work.is_busy(window.start_ns, window.end_ns))
         return self._refine(window, segments, explain, busy, frozenset()) if busy else segments
 
-    def off_path(self, window: Window, segments: Segments) -> Segments:
-        """Return what the streams did in the window beside the path; these segments may overlap."""
-        parts = []
+    def off_path(self, window: Window, segments: Segments) -> Iterator[Segments]:
+        """Yield what each stream did in the window beside the path."""
         for work in self._work.values():
             for track, timeline in work.timelines():
                 on_path = take(segments, segments.track == track)
@@ -64,8 +63,7 @@ class GpuWaits:
                 names = [self._trace.strings[name] for name in self._trace.events.name[beside.owner].tolist()]
                 cause = np.array([cause_of_work(name) for name in names], np.uint8)
                 on, stage = np.full(len(beside), track, np.int32), np.zeros(len(beside), np.uint8)
-                parts.append(Segments(beside.start_ns, beside.end_ns, on, stage, cause, beside.owner))
-        return merge(parts)
+                yield Segments(beside.start_ns, beside.end_ns, on, stage, cause, beside.owner)
 
     def _refine(
         self, window: Window, segments: Segments, explain: Explain, busy: frozenset[int], above: frozenset[int]

@@ -57,7 +57,7 @@ class Steps:
     def __len__(self) -> int:
         return len(self.start_ns)
 
-    def where(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Steps:
+    def where(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Steps:
         """Return the steps of these rows."""
         columns = (self.start_ns, self.end_ns, self.track, self.anchor, self.state)
         return Steps(*(column[rows] for column in columns))

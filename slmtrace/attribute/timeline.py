@@ -47,6 +47,17 @@ def empty_timeline() -> Timeline:
     return Timeline(none, none, none)
 
 
+def without_gaps(timeline: Timeline) -> Timeline:
+    """Return a timeline of all time, of which NO_EVENT owns what nobody did."""
+    bounds_ns = np.empty(2 * len(timeline) + 2, np.int64)
+    bounds_ns[0], bounds_ns[-1] = _EVER.min, _EVER.max
+    bounds_ns[1:-1:2], bounds_ns[2:-1:2] = timeline.start_ns, timeline.end_ns
+    owner = np.full(len(bounds_ns) - 1, NO_EVENT, np.int64)
+    owner[1::2] = timeline.owner
+    keep = np.flatnonzero(bounds_ns[1:] > bounds_ns[:-1])
+    return Timeline(bounds_ns[keep], bounds_ns[keep + 1], owner[keep])
+
+
 def sequence(start_ns: Ints, end_ns: Ints, owner: Ints) -> Timeline:
     """Build a timeline of events that do not nest, sorted by start; one that overlaps its successor is cut there."""
     if not len(start_ns):
