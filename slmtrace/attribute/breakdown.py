@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, EventKind, Ints, SmallInts, distinct_rows
+from ..model.events import NO_EVENT, EventKind, Ints, SmallInts, distinct_rows, is_kind
 from ..model.report import CauseShare, StageShare, WindowReport
 from ..model.segments import Segments
 from ..model.taxonomy import Cause, Phase, Stage
@@ -63,49 +63,67 @@ def _by_phase(sums: Ints) -> dict[Phase, int]:
 
 
 def _causes(window: Window, segments: Segments, book: EvidenceBook) -> list[CauseShare]:
-    amounts = _amounts(segments, book.trace)
     places = {"ranges": _range_names(segments, book), "processes": _process_names(segments, book.trace)}
     causes = [Cause(cause) for cause in np.flatnonzero(np.bincount(segments.cause)).tolist()]
-    shares = [_cause_share(cause, segments, amounts, places, book) for cause in causes]
+    shares = [_cause_share(cause, segments, places, book) for cause in causes]
     shares = add_device_reads(shares, device_reads(window, book.trace))
     shares = add_batch(shares, window, segments, book.trace)
     return sorted(shares, key=lambda share: (share.cause.phase, -share.ns, share.cause))
 
 
-def _amounts(segments: Segments, trace: Trace) -> Ints:
-    """Return three numbers for each segment: its ns, how many things it stands for, and their bytes.
-
-    An event that was cut into many segments counts at its first one of a cause alone; a stretch without an event counts
-    as one. A range says where the time went, not how often: it counts once, without its bytes.
-    """
-    event = segments.event
-    known = np.flatnonzero(event != NO_EVENT)
-    _, first = np.unique(event[known] << 8 | segments.cause[known], return_index=True)
-    rows = event[known[first]]
-    is_range = np.isin(trace.events.kind[rows], _RANGES)
-    count, size_bytes = (event == NO_EVENT).astype(np.int64), np.zeros(len(event), np.int64)
-    count[known[first]] = np.where(is_range, 1, trace.events.count[rows])
-    size_bytes[known[first]] = np.where(is_range, 0, trace.events.size_bytes[rows])
-    return np.stack([segments.dur_ns, count, size_bytes])
-
-
-def _cause_share(
-    cause: Cause, segments: Segments, amounts: Ints, places: dict[str, SmallInts], book: EvidenceBook
-) -> CauseShare:
+def _cause_share(cause: Cause, segments: Segments, places: dict[str, SmallInts], book: EvidenceBook) -> CauseShare:
     mine = np.flatnonzero(segments.cause == cause)
-    ns, count, size_bytes = amounts[:, mine].sum(axis=1).tolist()
-    detail: dict[str, Any] = _copies(segments.event[mine], book.trace)
-    around = [(key, names[mine], mine) for key, names in places.items()]
-    for key, names, which in (*_details(cause, segments, mine, book), *around):
+    event = segments.event[mine]
+    known = np.flatnonzero(event != NO_EVENT)
+    rows = event[known]
+    amounts = _amounts(segments.end_ns[mine] - segments.start_ns[mine], known, rows, book.trace)
+    ns, count, size_bytes = amounts.sum(axis=1).tolist()
+    detail: dict[str, Any] = _copies(rows, book.trace)
+    for key, names, which in _details(cause, segments, mine, known, rows, book):
         if top := _top(names, amounts[:, which], book.trace):
+            detail[key] = top
+    for key, names in places.items():
+        if top := _top(names[mine], amounts, book.trace):
             detail[key] = top
     # A wait has no bytes of its own: what the device read is added per file, from the page cache's own records.
     return CauseShare(cause, ns, count, 0 if cause in DEVICE_WAITS else size_bytes, detail)
 
 
+def _amounts(dur_ns: Ints, known: NDArray[np.intp], rows: Ints, trace: Trace) -> Ints:
+    """Return three numbers for each segment of a cause: its ns, how many things it stands for, and their bytes.
+
+    `known` are those with an event, `rows` their events. An event that was cut into many segments counts at its first
+    one alone; a stretch without an event counts as one. A range says where the time went, not how often: it counts
+    once, without its bytes.
+    """
+    amounts = np.stack([dur_ns, np.ones(len(dur_ns), np.int64), np.zeros(len(dur_ns), np.int64)])
+    is_first = _is_first(rows)
+    is_first_call = np.flatnonzero(is_first & ~is_kind(_RANGES)[trace.events.kind[rows]])
+    amounts[1, known] = is_first
+    amounts[1:, known[is_first_call]] = [
+        trace.events.count[rows[is_first_call]],
+        trace.events.size_bytes[rows[is_first_call]],
+    ]
+    return amounts
+
+
+def _is_first(rows: Ints) -> NDArray[np.bool_]:
+    """Say of each row whether the same one was not there before."""
+    if not len(rows):
+        return np.empty(0, np.bool_)
+    lowest = rows.min()
+    numbers, position = np.arange(len(rows)), np.empty(rows.max() - lowest + 1, np.int64)
+    # Of many values for one place, numpy leaves the last.
+    position[rows[::-1] - lowest] = numbers[::-1]
+    is_first: NDArray[np.bool_] = position[rows - lowest] == numbers
+    return is_first
+
+
 def _top(names: SmallInts, amounts: Ints, trace: Trace) -> list[dict[str, Any]]:
     """Return the largest sums by name (string ids, 0: none) by time, ties by name."""
     distinct, inverse = distinct_rows(names)
+    if not distinct.any():
+        return []
     sums = np.zeros((len(amounts), len(distinct)), np.int64)
     for total, amount in zip(sums, amounts, strict=True):
         np.add.at(total, inverse, amount)
@@ -118,27 +136,31 @@ def _top(names: SmallInts, amounts: Ints, trace: Trace) -> list[dict[str, Any]]:
 
 
 def _details(
-    cause: Cause, segments: Segments, mine: NDArray[np.intp], book: EvidenceBook
-) -> Iterable[tuple[str, SmallInts, NDArray[np.intp]]]:
+    cause: Cause,
+    segments: Segments,
+    mine: NDArray[np.intp],
+    known: NDArray[np.intp],
+    rows: Ints,
+    book: EvidenceBook,
+) -> Iterable[tuple[str, SmallInts, NDArray[np.intp] | slice]]:
     """Yield what a cause's time was spent on: files, holders, packages, functions and kernels.
 
-    Each is a key, and the names (string ids) of some segments.
+    Each is a key, and the names (string ids) of some of its segments, which are `mine`; the `known` of them have
+    events, which are `rows`.
     """
     events = book.trace.events
-    known = mine[segments.event[mine] != NO_EVENT]
-    rows = segments.event[known]
     if (cause.phase is Phase.STORAGE or cause is Cause.OTHER_SYSCALL) and len(rows):
         yield "files", events.file[rows], known
     if cause in _HELD:
-        yield "holders", holders(segments, mine, book), mine
+        yield "holders", holders(segments, mine, book), slice(None)
     if cause is Cause.IMPORT and len(rows):
         yield "packages", _packages(rows, book.trace), known
     elif len(rows):
-        is_call = np.isin(events.kind[rows], _CALLS)
-        if is_call.any():
-            yield "functions", events.name[rows[is_call]], known[is_call]
+        calls = np.flatnonzero(is_kind(_CALLS)[events.kind[rows]])
+        if len(calls):
+            yield "functions", events.name[rows[calls]], known[calls]
     if cause in _FIRST_USES:
-        yield "kernels", _kernels_after(segments, mine, book), mine
+        yield "kernels", _kernels_after(segments, mine, book), slice(None)
 
 
 def _packages(rows: Ints, trace: Trace) -> SmallInts:
@@ -164,7 +186,6 @@ def _kernels_after(segments: Segments, which: NDArray[np.intp], book: EvidenceBo
 def _copies(rows: Ints, trace: Trace) -> dict[str, int]:
     """Return how fast these copies were, over their whole lengths, and the largest; nothing if there are none."""
     events = trace.events
-    rows = rows[rows != NO_EVENT]
     copies = np.unique(rows[events.kind[rows] == EventKind.GPU_MEMCPY])
     took_ns = int((events.end_ns[copies] - events.start_ns[copies]).sum())
     sizes = events.size_bytes[copies]
@@ -177,7 +198,7 @@ def _range_names(segments: Segments, book: EvidenceBook) -> SmallInts:
     """Return the name of the innermost range around each segment, 0 where there is none."""
     names = np.zeros(len(segments), np.int32)
     for track in distinct_rows(segments.track)[0].tolist():
-        mine = segments.track == track
+        mine = np.flatnonzero(segments.track == track)
         owner = book.ranges(track).at(segments.start_ns[mine])
         names[mine] = _names_of_ranges(owner, book.trace)
     return names

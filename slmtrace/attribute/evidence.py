@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..capture.layout import FoldClass
-from ..model.events import NO_EVENT, NO_STAGE, EventKind, Ints
+from ..model.events import NO_EVENT, NO_STAGE, EventKind, Ints, is_kind, span_of
 from ..model.sched import Out
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import Trace
@@ -112,7 +112,7 @@ class EvidenceBook:
     def running(self, track: int) -> Timeline:
         """Return a thread's stretches on a CPU; owners are rows of the scheduler table."""
         sched = self.trace.sched
-        low, high = np.searchsorted(sched.run_track, [track, track + 1])
+        low, high = span_of(sched.run_track, track)
         rows = np.arange(low, high, dtype=np.int64)
         return sequence(sched.run_start_ns[low:high], sched.run_end_ns[low:high], rows)
 
@@ -123,7 +123,7 @@ class EvidenceBook:
         """
         if track not in self._busy:
             sched, running = self.trace.sched, self.running(track)
-            low, high = np.searchsorted(sched.run_track, [track, track + 1])
+            low, high = span_of(sched.run_track, track)
             end_ns, next_ns = sched.run_end_ns[low:high][:-1], sched.run_start_ns[low:high][1:]
             is_wait = (sched.run_out[low:high][:-1] == Out.IOWAIT) & (next_ns > end_ns)
             waits = Timeline(end_ns[is_wait], next_ns[is_wait], np.full(int(is_wait.sum()), State.IO_WAIT, np.int64))
@@ -158,19 +158,17 @@ class EvidenceBook:
 
     def rows(self, track: int, kinds: tuple[EventKind, ...]) -> Ints:
         """Return the events of a thread that are of these kinds and last."""
-        rows = self.trace.rows_of_track(track)
         events = self.trace.events
-        # A table: numpy.isin takes several times as long for so few values.
-        is_of_kinds = np.zeros(256, np.bool_)
-        is_of_kinds[list(kinds)] = True
-        chosen: Ints = rows[is_of_kinds[events.kind[rows]] & (events.end_ns[rows] > events.start_ns[rows])]
+        low, high = span_of(events.track, track)
+        lasts = events.end_ns[low:high] > events.start_ns[low:high]
+        chosen: Ints = low + np.flatnonzero(is_kind(kinds)[events.kind[low:high]] & lasts)
         return chosen
 
     def _fold_rows(self, track: int, classes: tuple[FoldClass, ...]) -> Ints:
-        rows = self.trace.rows_of_track(track)
         events = self.trace.events
-        is_fold = (events.kind[rows] == EventKind.FOLD) & (events.work_ns[rows] > 0)
-        chosen: Ints = rows[is_fold & np.isin(events.flags[rows], classes)]
+        low, high = span_of(events.track, track)
+        folds = low + np.flatnonzero((events.kind[low:high] == EventKind.FOLD) & (events.work_ns[low:high] > 0))
+        chosen: Ints = folds[np.isin(events.flags[folds], classes)]
         return chosen
 
 

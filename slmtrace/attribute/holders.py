@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, Ints, SmallInts
+from ..model.events import NO_EVENT, Ints, SmallInts, span_of
 from ..model.segments import Segments
 from ..model.tracks import NO_TRACK
 from .evidence import EvidenceBook
@@ -33,7 +33,7 @@ def holders(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> 
 def _wakers(track: int, ts_ns: Ints, book: EvidenceBook) -> SmallInts:
     """Return who woke a thread at each very instant, NO_TRACK: nobody."""
     sched = book.trace.sched
-    low, high = np.searchsorted(sched.wake_track, [track, track + 1])
+    low, high = span_of(sched.wake_track, track)
     wake_ns, wake_by = np.append(sched.wake_ns[low:high], -1), np.append(sched.wake_by[low:high], NO_TRACK)
     row = np.searchsorted(wake_ns[:-1], ts_ns)
     return np.where(wake_ns[row] == ts_ns, wake_by[row], np.int32(NO_TRACK))

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import Ints, SmallInts, distinct_times
+from ..model.events import Ints, SmallInts, distinct_times, span_of
 from ..model.sched import Out, Sched, WakeContext
 from ..model.tracks import NO_TRACK
 from .locks import Locks
@@ -73,12 +73,12 @@ def _is_busy(sched: Sched, messages: Messages, locks: Locks, slept_ns: Ints) -> 
     """Say which runs have messages to look at, spins within, or a wait for a lock before."""
     found = np.isin(sched.run_track, messages.receivers())
     for track in locks.spins.tracks():
-        low, high = np.searchsorted(sched.run_track, [track, track + 1])
+        low, high = span_of(sched.run_track, track)
         starts_ns, ends_ns = locks.spins.of(track)
         first = np.searchsorted(ends_ns, sched.run_start_ns[low:high], side="right")
         found[low:high] |= np.searchsorted(starts_ns, sched.run_end_ns[low:high]) > first
     for track in locks.waits.tracks():
-        low, high = np.searchsorted(sched.run_track, [track, track + 1])
+        low, high = span_of(sched.run_track, track)
         starts_ns, ends_ns = locks.waits.of(track)
         last = np.searchsorted(starts_ns, slept_ns[low:high], side="right") - 1
         found[low:high] |= (last >= 0) & (slept_ns[low:high] < np.asarray(ends_ns)[last])

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..capture.layout import SPIN_PERIOD_NS
-from ..model.events import Ints, SmallInts
+from ..model.events import Ints, SmallInts, span_of
 from ..model.sched import Out, Sched, WakeContext
 from ..model.trace import Window
 from ..model.tracks import NO_TRACK
@@ -179,10 +179,10 @@ class Threads:
 
     def _index(self, track: int) -> _Thread:
         sched = self._sched
-        low, high = np.searchsorted(sched.run_track, [track, track + 1])
-        first, last = np.searchsorted(sched.wake_track, [track, track + 1])
+        low, high = span_of(sched.run_track, track)
+        first, last = span_of(sched.wake_track, track)
         thread = _Thread(
-            int(low),
+            low,
             sched.run_start_ns[low:high].data,
             sched.run_end_ns[low:high].data,
             sched.run_out[low:high].data,

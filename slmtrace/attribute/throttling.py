@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..model.events import Ints
+from ..model.events import Ints, span_of
 from ..model.trace import Trace
 from .path import Steps
 from .rules import State
@@ -55,7 +55,7 @@ class Throttling:
     def _tree_ns(self, track: int, start_ns: int, end_ns: int) -> int:
         """Return how long the tree used the CPU that the waiter got in the end."""
         sched = self.trace.sched
-        low, high = np.searchsorted(sched.run_track, [track, track + 1])
+        low, high = span_of(sched.run_track, track)
         row = low + int(np.searchsorted(sched.run_start_ns[low:high], end_ns))
         if row >= high:
             return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -80,6 +81,23 @@ class Events:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Events:
         """Return the table of these rows, in their order."""
         return Events(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def span_of(tracks: SmallInts, track: int) -> tuple[int, int]:
+    """Return where the rows of one track begin and end in a column that is sorted by track."""
+    # Of the column's own type: numpy.searchsorted makes a copy of the whole column for a wider one.
+    low, high = np.searchsorted(tracks, np.array([track, track + 1], tracks.dtype)).tolist()
+    return low, high
+
+
+def is_kind(kinds: Collection[EventKind]) -> NDArray[np.bool_]:
+    """Return a table that says by its value whether a kind is one of these.
+
+    numpy.isin takes several times as long for so few values.
+    """
+    table = np.zeros(256, np.bool_)
+    table[list(kinds)] = True
+    return table
 
 
 def distinct_times(times: Ints) -> Ints:

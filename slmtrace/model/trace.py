@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .events import Events, Ints
+from .events import Events, Ints, span_of
 from .quality import Quality
 from .sched import Sched
 from .strings import Strings
@@ -93,5 +93,4 @@ class Trace:
 
     def rows_of_track(self, track: int) -> NDArray[np.int64]:
         """Return the event rows of one track, in order."""
-        low, high = np.searchsorted(self.events.track, [track, track + 1])
-        return np.arange(low, high, dtype=np.int64)
+        return np.arange(*span_of(self.events.track, track), dtype=np.int64)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...model.events import Ints
+from ...model.events import Ints, span_of
 from ...model.sched import Out, Sched, WakeContext
 from ...model.trace import Trace
 from ...model.tracks import NO_TRACK
@@ -143,8 +143,8 @@ def _wake_cpus(sched: Sched) -> Ints:
     # Stretches and wakeups are both sorted by (track, time): one search per track finds the stretch that follows.
     cpu = np.zeros(len(sched.wake_ns), np.int64)
     for track in np.unique(sched.wake_track).tolist():
-        wakes = slice(*np.searchsorted(sched.wake_track, [track, track + 1]).tolist())
-        first, last = np.searchsorted(sched.run_track, [track, track + 1]).tolist()
+        wakes = slice(*span_of(sched.wake_track, track))
+        first, last = span_of(sched.run_track, track)
         if last > first:
             following = first + np.searchsorted(sched.run_start_ns[first:last], sched.wake_ns[wakes])
             cpu[wakes] = sched.run_cpu[np.minimum(following, last - 1)]
