@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..capture.layout import SPIN_PERIOD_NS, FoldClass
-from ..model.events import EventKind, Events, Ints, SmallInts
+from ..model.events import EventKind, Events, Ints, SmallInts, by_start
 from ..model.report import WindowReport
-from ..model.sched import Sched
 from ..model.trace import Trace
 from ..model.tracks import TrackKind
 
@@ -51,14 +50,17 @@ def recording_cost(trace: Trace, windows: Sequence[WindowReport]) -> dict[str, A
     ns_per_run = _mapping(_mapping(accounts, "ebpf"), "ns_per_run")
     is_of_thread = np.zeros(len(trace.tracks), bool)
     is_of_thread[trace.tracks.rows(TrackKind.THREAD)] = True
+    records = _Records(trace.events.track, trace.events.start_ns)
+    runs = _Records(trace.sched.run_track, trace.sched.run_start_ns)
+    wakeups = _Records(trace.sched.wake_by, trace.sched.wake_ns)
     costs = []
     for window in windows:
-        is_counted = _is_within(window, trace.events.start_ns)
+        rows, is_on_path = records.within(window)
         # A lane or a stream is no thread: which one made its records is not known, and they count in any case.
-        is_counted &= ~is_of_thread[trace.events.track] | _is_on_path(window, trace.events.track, trace.events.start_ns)
-        events = trace.events.take(is_counted)
+        events = trace.events.take(rows[is_on_path | ~is_of_thread[trace.events.track[rows]]])
         n_ranges, n_kernels = _n_of(events, _RANGES), _n_of(events, (EventKind.GPU_KERNEL,))
-        bpf_ns = _bpf_ns(window, events, trace.sched, ns_per_run)
+        n_switches, n_wakeups = (int(table.within(window)[1].sum()) for table in (runs, wakeups))
+        bpf_ns = _bpf_ns(window, events, n_switches, n_wakeups, ns_per_run)
         ns = round(range_ns * n_ranges + bpf_ns) + _KERNEL_NS * n_kernels
         costs.append(
             {"name": window.kind.label, "index": window.index, "ns": ns, "share": round(ns / window.total_ns, 6)}
@@ -66,26 +68,29 @@ def recording_cost(trace: Trace, windows: Sequence[WindowReport]) -> dict[str, A
     return {**accounts, "windows": costs, "method": METHOD}
 
 
-def _is_within(window: WindowReport, ts_ns: Ints) -> NDArray[np.bool_]:
-    return (ts_ns >= window.start_ns) & (ts_ns < window.end_ns)
+class _Records:
+    """When and on which track something was recorded."""
 
+    def __init__(self, track: SmallInts, ts_ns: Ints) -> None:
+        self._track, self._by_time = track, by_start(np.arange(len(ts_ns)), ts_ns, ts_ns)
 
-def _is_on_path(window: WindowReport, track: SmallInts, ts_ns: Ints) -> NDArray[np.bool_]:
-    """Say of each instant whether the window's path was on that thread then."""
-    path = window.segments
-    if not path:
-        return np.zeros(len(ts_ns), np.bool_)
-    found = _is_within(window, ts_ns)
-    step = np.searchsorted(path.start_ns, ts_ns[found], side="right") - 1
-    found[found] = path.track[step] == track[found]
-    return found
+    def within(self, window: WindowReport) -> tuple[Ints, NDArray[np.bool_]]:
+        """Return the rows within a window, and of each whether the window's path was on its track then."""
+        rows, ts_ns = self._by_time.starting(window.start_ns, window.end_ns)
+        path = window.segments
+        if not path:
+            return rows, np.zeros(len(rows), np.bool_)
+        step = np.searchsorted(path.start_ns, ts_ns, side="right") - 1
+        return rows, path.track[step] == self._track[rows]
 
 
 def _n_of(events: Events, kinds: tuple[EventKind, ...]) -> int:
     return int(np.isin(events.kind, kinds).sum())
 
 
-def _bpf_ns(window: WindowReport, events: Events, sched: Sched, ns_per_run: Mapping[str, Any]) -> float:
+def _bpf_ns(
+    window: WindowReport, events: Events, n_switches: int, n_wakeups: int, ns_per_run: Mapping[str, Any]
+) -> float:
     n_samples = window.total_ns // SPIN_PERIOD_NS if "on_clock" in ns_per_run else 0
     is_fold = events.kind == EventKind.FOLD
     is_fault = (events.kind == EventKind.FAULT) | (is_fold & np.isin(events.flags, _FAULT_FOLDS))
@@ -98,8 +103,8 @@ def _bpf_ns(window: WindowReport, events: Events, sched: Sched, ns_per_run: Mapp
         (_MALLOC_PROGRAMS, int(events.count[is_malloc].sum())),
         (_DRIVER_PROGRAMS, _n_of(events, (EventKind.CUDA_API,))),
         (_PAGE_CACHE_PROGRAMS, int(events.count[is_add].sum())),
-        (("on_switch",), int(_is_on_path(window, sched.run_track, sched.run_start_ns).sum())),
-        (("on_waking",), int(_is_on_path(window, sched.wake_by, sched.wake_ns).sum())),
+        (("on_switch",), n_switches),
+        (("on_waking",), n_wakeups),
         (("on_clock",), n_samples),
     ]
     return n_samples * _INTERRUPT_NS + sum(n * sum(_value(ns_per_run, name) for name in names) for names, n in counts)

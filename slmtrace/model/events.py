@@ -83,6 +83,35 @@ class Events:
         return Events(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
+@dataclass(frozen=True, slots=True)
+class ByStart:
+    """Rows of a table in the order of their start: those of a stretch of time are found without a look at all."""
+
+    rows: Ints
+    start_ns: Ints
+    end_ns: Ints
+    reach_ns: Ints  # until when any row lasts that begins no later
+
+    def starting(self, start_ns: int, end_ns: int) -> tuple[Ints, Ints]:
+        """Return the rows that start between two times, the first included, and when."""
+        low, high = np.searchsorted(self.start_ns, [start_ns, end_ns])
+        return self.rows[low:high], self.start_ns[low:high]
+
+    def meeting(self, start_ns: int, end_ns: int) -> Ints:
+        """Return the rows that end after the first time and start before the second one."""
+        low = int(np.searchsorted(self.reach_ns, start_ns, side="right"))
+        high = int(np.searchsorted(self.start_ns, end_ns))
+        return self.rows[low:high][self.end_ns[low:high] > start_ns]
+
+
+def by_start(rows: Ints, start_ns: Ints, end_ns: Ints) -> ByStart:
+    """Order rows of a table, whose columns of starts and ends these are."""
+    start, end = start_ns[rows], end_ns[rows]
+    order = np.argsort(start, kind="stable")
+    end = end[order]
+    return ByStart(rows[order], start[order], end, np.maximum.accumulate(end))
+
+
 def span_of(tracks: SmallInts, track: int) -> tuple[int, int]:
     """Return where the rows of one track begin and end in a column that is sorted by track."""
     # Of the column's own type: numpy.searchsorted makes a copy of the whole column for a wider one.

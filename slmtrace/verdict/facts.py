@@ -5,13 +5,15 @@ A fact that no source recorded is 0 or absent, so that a rule which needs it say
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..capture.layout import MARK_REQUEST_END, MARK_REQUEST_START, FoldClass
-from ..model.events import NO_EVENT, EventKind, Ints, distinct_rows, union
+from ..model.events import NO_EVENT, ByStart, EventKind, Ints, by_start, distinct_rows, union
 from ..model.report import WindowReport
 from ..model.sched import Sched
 from ..model.segments import Segments
@@ -32,7 +34,12 @@ _DEEPEST = 10  # packages within packages
 _TOKENIZERS = ("tokenizer",)
 
 
-_Intervals = tuple[Ints, Ints]  # when disjoint stretches begin and end, in order of time
+class _Busy(NamedTuple):
+    """Disjoint stretches in order of time: when each begins, how long it lasts, and how long all before it do."""
+
+    begins_ns: Ints
+    dur_ns: Ints
+    before_ns: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +79,47 @@ def gather(trace: Trace, windows: Sequence[WindowReport]) -> list[WindowFacts]:
     """Return the facts of each window."""
     fault_ns = _fault_cost_ns(trace)
     runs_by_cpu = _runs_by_cpu(trace.sched)
+    found = _Found(*(by_start(rows, trace.events.start_ns, trace.events.end_ns) for rows in _rows(trace)))
     requests = marks(trace, MARK_REQUEST_START), marks(trace, MARK_REQUEST_END)
-    return [_facts(trace, window, fault_ns, runs_by_cpu, _idle_ns(window, *requests)) for window in windows]
+    return [_facts(trace, window, fault_ns, runs_by_cpu, found, _idle_ns(window, *requests)) for window in windows]
+
+
+class _Found(NamedTuple):
+    """The few events that the facts of any window come from."""
+
+    block_io: ByStart
+    file_reads: ByStart
+    tokenizing: ByStart
+
+
+def _rows(trace: Trace) -> Iterator[NDArray[np.intp]]:
+    """Yield the rows of what is found, in that order."""
+    events = trace.events
+    yield np.flatnonzero(events.kind == EventKind.BLOCK_IO)
+    is_read = (events.kind == EventKind.SYSCALL) | ((events.kind == EventKind.FOLD) & (events.flags == FoldClass.READ))
+    yield np.flatnonzero(is_read & (events.file > 0))
+    names = [trace.strings.intern(name) for name in _TOKENIZERS]
+    ranges = np.flatnonzero((events.kind == EventKind.RANGE) & (events.stage == Stage.TOKENIZE))
+    yield ranges[np.isin(events.name[ranges], names)]
 
 
 def _facts(
-    trace: Trace, window: WindowReport, fault_ns: int, runs_by_cpu: Sequence[_Intervals], idle_ns: int
+    trace: Trace,
+    window: WindowReport,
+    fault_ns: int,
+    runs_by_cpu: Sequence[_Busy],
+    found: _Found,
+    idle_ns: int,
 ) -> WindowFacts:
-    compiled_ns, n_compiled = _compiled(trace, window)
+    compiled_ns, n_compiled = _compiled(trace, window, found.file_reads)
+    tokenizing, _ = found.tokenizing.starting(window.start_ns, window.end_ns)
     return WindowFacts(
         grown=_growth(trace.counters, window),
-        device=_device_use(trace, window),
+        device=_device_use(trace, window, found.block_io),
         busy_cpus=_busy_cpus(window, runs_by_cpu),
         own_queue_ns=_own_queue_ns(window, runs_by_cpu),
         fault_ns=fault_ns,
-        n_tokens=_n_tokens(trace, window),
+        n_tokens=int(trace.events.size_bytes[tokenizing].sum()),
         compiled_ns=compiled_ns,
         n_compiled=n_compiled,
         idle_ns=idle_ns,
@@ -112,15 +145,15 @@ def _growth(counters: Sequence[CounterSeries], window: WindowReport) -> dict[str
     return grown
 
 
-def _device_use(trace: Trace, window: WindowReport) -> DeviceUse:
+def _device_use(trace: Trace, window: WindowReport, block_io: ByStart) -> DeviceUse:
     events = trace.events
-    inside = (events.end_ns > window.start_ns) & (events.start_ns < window.end_ns)
-    inside &= events.kind == EventKind.BLOCK_IO
-    rows = np.flatnonzero(inside & (events.name == trace.strings.intern(_READ)))
-    written_bytes = int(events.size_bytes[inside & (events.name == trace.strings.intern(_WRITE))].sum())
+    inside = block_io.meeting(window.start_ns, window.end_ns)
+    rows = inside[events.name[inside] == trace.strings.intern(_READ)]
+    writes = inside[events.name[inside] == trace.strings.intern(_WRITE)]
+    written_bytes = int(events.size_bytes[writes].sum())
     if not len(rows):
         return DeviceUse(written_bytes=written_bytes)
-    in_flight = union(events.start_ns[rows], events.end_ns[rows])
+    in_flight = _busy(*union(events.start_ns[rows], events.end_ns[rows]))
     return DeviceUse(
         n_reads=len(rows),
         size_bytes=int(events.size_bytes[rows].sum()),
@@ -131,7 +164,7 @@ def _device_use(trace: Trace, window: WindowReport) -> DeviceUse:
     )
 
 
-def _idle_wait_ns(in_flight: _Intervals, segments: Segments | None) -> int:
+def _idle_wait_ns(in_flight: _Busy, segments: Segments | None) -> int:
     if segments is None:
         return 0
     waits = np.isin(segments.cause, DEVICE_WAITS)
@@ -140,41 +173,44 @@ def _idle_wait_ns(in_flight: _Intervals, segments: Segments | None) -> int:
     return int(idle_ns[idle_ns >= _HELD_NS].sum())
 
 
-def _covered_ns(intervals: _Intervals, start_ns: Ints, end_ns: Ints) -> Ints:
-    """Return how much of each stretch disjoint intervals cover."""
-    begins, ends = intervals
-    before = np.concatenate([[0], np.cumsum(ends - begins)])
+def _busy(begins_ns: Ints, ends_ns: Ints) -> _Busy:
+    dur_ns = ends_ns - begins_ns
+    return _Busy(begins_ns, dur_ns, np.cumsum(dur_ns) - dur_ns)
+
+
+def _covered_ns(busy: _Busy, start_ns: Ints, end_ns: Ints) -> Ints:
+    """Return how much of each stretch something was busy."""
 
     def covered_until(ts_ns: Ints) -> Ints:
-        row = np.maximum(np.searchsorted(begins, ts_ns, side="right") - 1, 0)
-        covered: Ints = before[row] + np.clip(ts_ns - begins[row], 0, (ends - begins)[row])
+        row = np.maximum(np.searchsorted(busy.begins_ns, ts_ns, side="right") - 1, 0)
+        covered: Ints = busy.before_ns[row] + np.clip(ts_ns - busy.begins_ns[row], 0, busy.dur_ns[row])
         return covered
 
     return covered_until(end_ns) - covered_until(start_ns)
 
 
-def _runs_by_cpu(sched: Sched) -> list[_Intervals]:
+def _runs_by_cpu(sched: Sched) -> list[_Busy]:
     """Return when threads of the tree ran on each CPU that they ever ran on."""
     runs = []
     for cpu in np.unique(sched.run_cpu).tolist():
         rows = np.flatnonzero(sched.run_cpu == cpu)
         rows = rows[np.argsort(sched.run_start_ns[rows], kind="stable")]
-        runs.append((sched.run_start_ns[rows], sched.run_end_ns[rows]))
+        runs.append(_busy(sched.run_start_ns[rows], sched.run_end_ns[rows]))
     return runs
 
 
-def _own_queue_ns(window: WindowReport, runs_by_cpu: Sequence[_Intervals]) -> int:
+def _own_queue_ns(window: WindowReport, runs_by_cpu: Sequence[_Busy]) -> int:
     """Return how long the path waited for a CPU while threads of the tree had all of them, or nearly."""
     waited_ns, held_ns = _during(window.segments, Cause.RUN_QUEUE, runs_by_cpu)
     return int(waited_ns[held_ns >= _NEARLY_ALL * len(runs_by_cpu) * waited_ns].sum()) if runs_by_cpu else 0
 
 
-def _busy_cpus(window: WindowReport, runs_by_cpu: Sequence[_Intervals]) -> float:
+def _busy_cpus(window: WindowReport, runs_by_cpu: Sequence[_Busy]) -> float:
     computed_ns, ran_ns = _during(window.segments, Cause.CPU_KERNEL, runs_by_cpu)
     return float(ran_ns.sum() / max(computed_ns.sum(), 1))
 
 
-def _during(segments: Segments | None, cause: Cause, runs_by_cpu: Sequence[_Intervals]) -> tuple[Ints, Ints]:
+def _during(segments: Segments | None, cause: Cause, runs_by_cpu: Sequence[_Busy]) -> tuple[Ints, Ints]:
     """Return how long each segment of a cause is, and how long threads of the tree ran in it, on all CPUs together."""
     if segments is None:
         return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -193,15 +229,7 @@ def _fault_cost_ns(trace: Trace) -> int:
     return int(np.percentile(events.work_ns[rows] // events.count[rows], 10)) if len(rows) else 0
 
 
-def _n_tokens(trace: Trace, window: WindowReport) -> int:
-    events = trace.events
-    names = [trace.strings.intern(name) for name in _TOKENIZERS]
-    inside = (events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns)
-    chosen = inside & (events.kind == EventKind.RANGE) & np.isin(events.name, names) & (events.stage == Stage.TOKENIZE)
-    return int(events.size_bytes[chosen].sum())
-
-
-def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
+def _compiled(trace: Trace, window: WindowReport, file_reads: ByStart) -> tuple[int, int]:
     """Return the path's time in imports that read their module's source and no compiled file, and how many there are.
 
     Sources are read for other reasons too, by modules that look at themselves, or for a hash of them all; and who has
@@ -216,9 +244,7 @@ def _compiled(trace: Trace, window: WindowReport) -> tuple[int, int]:
     imports: dict[tuple[int, str], list[int]] = {}
     for row in distinct_rows(segments.event[mine])[0].tolist():
         imports.setdefault((int(events.track[row]), trace.strings[int(events.name[row])]), []).append(row)
-    is_read = (events.kind == EventKind.SYSCALL) | ((events.kind == EventKind.FOLD) & (events.flags == FoldClass.READ))
-    inside = is_read & (events.file > 0) & (events.end_ns > window.start_ns) & (events.start_ns < window.end_ns)
-    reads, imported = np.flatnonzero(inside), {name for _, name in imports}
+    reads, imported = file_reads.meeting(window.start_ns, window.end_ns), {name for _, name in imports}
     paths = {file: trace.strings[file] for file in distinct_rows(events.file[reads])[0].tolist()}
 
     def reading(suffix: str) -> set[int]:
