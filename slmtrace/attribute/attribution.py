@@ -12,7 +12,7 @@ from ..model.trace import Trace, Window
 from ..model.tracks import TrackKind
 from .breakdown import build_window_report
 from .evidence import EvidenceBook
-from .explain import explain, explain_parts
+from .explain import explain, explain_blocks
 from .gpu import GpuWaits
 from .locks import find_locks
 from .messages import add_deliveries, find_messages
@@ -51,9 +51,9 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
         others = behind_others(queued, stays, trace.strings.intern(window.request_id))
         segments = waits.refine(window, explain(window, steps, stages, others), follow)
         check_partition(window, segments)
-        off_path = explain_parts(window, _off_path_steps(window, steps, book), stages)
-        off_gpu = waits.off_path(window, segments)
-        reports.append(build_window_report(window, segments, itertools.chain(off_path, off_gpu), book))
+        off_path = explain_blocks(window, _off_path_steps(window, steps, book), stages)
+        beside = itertools.chain(itertools.chain.from_iterable(off_path), waits.off_path(window, segments))
+        reports.append(build_window_report(window, segments, beside, book))
     return reports
 
 

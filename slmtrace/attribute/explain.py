@@ -32,21 +32,24 @@ def explain(window: Window, steps: Steps, stages: RequestStages, queued: Timelin
     While the window's request was `queued` behind others, the path goes through the engine's work on those: whatever
     that was, to this request it was the queue.
     """
-    return merge(list(explain_parts(window, steps, stages, queued)))
+    return merge([merge(parts) for parts in explain_blocks(window, steps, stages, queued)])
 
 
-def explain_parts(
+def explain_blocks(
     window: Window, steps: Steps, stages: RequestStages, queued: Timeline | None = None
-) -> Iterator[Segments]:
-    """Yield the segments of the steps, of one thread after the other, some at a time; neighbours may say the same."""
+) -> Iterator[list[Segments]]:
+    """Yield the segments of some steps after the other, of each thread apart; neighbours may say the same."""
     tracks = distinct_rows(np.concatenate([steps.track, steps.anchor]))[0].tolist()
     stages_by_track = {track: stages.of(window, track) for track in tracks}
     for first in range(0, len(steps), _BLOCK_STEPS):
         block = steps.where(slice(first, first + _BLOCK_STEPS))
         order = np.lexsort((block.anchor, block.track))
         is_next = (np.diff(block.track[order]) != 0) | (np.diff(block.anchor[order]) != 0)
-        for group in np.split(order, np.flatnonzero(is_next) + 1):
-            yield _explain_thread(window, block.where(group), stages, stages_by_track, queued or empty_timeline())
+        groups = np.split(order, np.flatnonzero(is_next) + 1)
+        yield [
+            _explain_thread(window, block.where(group), stages, stages_by_track, queued or empty_timeline())
+            for group in groups
+        ]
 
 
 def _explain_thread(
@@ -128,22 +131,25 @@ def _cause_of(known: SmallInts, row: NDArray[np.intp], event: Ints, book: Eviden
 
 
 def merge(parts: Sequence[Segments]) -> Segments:
-    """Join segments in order of time; neighbours that say the same become one."""
+    """Join segments in order of time; neighbours that say the same become one.
+
+    Column by column: of no more than two columns is there a copy at a time.
+    """
     if not any(len(part) for part in parts):
         return empty_segments()
-    columns = ("start_ns", "end_ns", "track", "stage", "cause", "event")
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-    order = np.argsort(joined["start_ns"], kind="stable")
-    joined = {name: column[order] for name, column in joined.items()}
-    same = np.ones(len(order), bool)
-    same[:1] = False
+    start_ns, end_ns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("start_ns", "end_ns"))
+    order = np.argsort(start_ns, kind="stable")
+    start_ns, end_ns = start_ns[order], end_ns[order]
+
+    def column(name: str) -> NDArray[np.integer]:
+        return np.concatenate([getattr(part, name) for part in parts])[order]
+
+    is_first = np.ones(len(order), np.bool_)
+    is_first[1:] = start_ns[1:] != end_ns[:-1]
     for name in ("track", "stage", "cause", "event"):
-        same[1:] &= joined[name][1:] == joined[name][:-1]
-    same[1:] &= joined["start_ns"][1:] == joined["end_ns"][:-1]
-    first = np.flatnonzero(~same)
+        values = column(name)
+        is_first[1:] |= values[1:] != values[:-1]
+    first = np.flatnonzero(is_first)
     last = np.append(first[1:], len(order)) - 1
-    return Segments(
-        joined["start_ns"][first],
-        joined["end_ns"][last],
-        *(joined[name][first] for name in ("track", "stage", "cause", "event")),
-    )
+    start_ns, end_ns, order = start_ns[first], end_ns[last], order[first]
+    return Segments(start_ns, end_ns, *(column(name) for name in ("track", "stage", "cause", "event")))  # type: ignore[arg-type]

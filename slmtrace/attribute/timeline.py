@@ -55,7 +55,8 @@ def without_gaps(timeline: Timeline) -> Timeline:
     owner = np.full(len(bounds_ns) - 1, NO_EVENT, np.int64)
     owner[1::2] = timeline.owner
     keep = np.flatnonzero(bounds_ns[1:] > bounds_ns[:-1])
-    return Timeline(bounds_ns[keep], bounds_ns[keep + 1], owner[keep])
+    bounds_ns = np.append(bounds_ns[keep], _EVER.max)
+    return Timeline(bounds_ns[:-1], bounds_ns[1:], owner[keep])
 
 
 def sequence(start_ns: Ints, end_ns: Ints, owner: Ints) -> Timeline:
