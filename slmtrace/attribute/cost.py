@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..capture.layout import SPIN_PERIOD_NS, FoldClass
-from ..model.events import EventKind, Events, Ints, SmallInts, by_start
+from ..model.events import EventKind, Events, Ints, SmallInts
 from ..model.report import WindowReport
 from ..model.trace import Trace
 from ..model.tracks import TrackKind
@@ -72,11 +72,13 @@ class _Records:
     """When and on which track something was recorded."""
 
     def __init__(self, track: SmallInts, ts_ns: Ints) -> None:
-        self._track, self._by_time = track, by_start(np.arange(len(ts_ns)), ts_ns, ts_ns)
+        self._track, self._rows = track, np.argsort(ts_ns, kind="stable")
+        self._ts_ns = ts_ns[self._rows]
 
     def within(self, window: WindowReport) -> tuple[Ints, NDArray[np.bool_]]:
         """Return the rows within a window, and of each whether the window's path was on its track then."""
-        rows, ts_ns = self._by_time.starting(window.start_ns, window.end_ns)
+        low, high = np.searchsorted(self._ts_ns, [window.start_ns, window.end_ns])
+        rows, ts_ns = self._rows[low:high], self._ts_ns[low:high]
         path = window.segments
         if not path:
             return rows, np.zeros(len(rows), np.bool_)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -32,7 +33,7 @@ def explain(window: Window, steps: Steps, stages: RequestStages, queued: Timelin
     While the window's request was `queued` behind others, the path goes through the engine's work on those: whatever
     that was, to this request it was the queue.
     """
-    return merge([merge(parts) for parts in explain_blocks(window, steps, stages, queued)])
+    return merge(merge(parts) for parts in explain_blocks(window, steps, stages, queued))
 
 
 def explain_blocks(
@@ -130,26 +131,24 @@ def _cause_of(known: SmallInts, row: NDArray[np.intp], event: Ints, book: Eviden
     return np.array(causes, np.uint8)[inverse]
 
 
-def merge(parts: Sequence[Segments]) -> Segments:
+def merge(parts: Iterable[Segments]) -> Segments:
     """Join segments in order of time; neighbours that say the same become one.
 
-    Column by column: of no more than two columns is there a copy at a time.
+    Column by column, and the parts go as the whole comes: no more than one column is there twice.
     """
-    if not any(len(part) for part in parts):
+    pieces: dict[str, list[NDArray[np.integer]]] = {column.name: [] for column in fields(Segments)}
+    for part in parts:
+        for name, column in pieces.items():
+            column.append(getattr(part, name))
+    if not pieces["event"]:
         return empty_segments()
-    start_ns, end_ns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("start_ns", "end_ns"))
-    order = np.argsort(start_ns, kind="stable")
-    start_ns, end_ns = start_ns[order], end_ns[order]
-
-    def column(name: str) -> NDArray[np.integer]:
-        return np.concatenate([getattr(part, name) for part in parts])[order]
-
-    is_first = np.ones(len(order), np.bool_)
-    is_first[1:] = start_ns[1:] != end_ns[:-1]
+    joined = {name: np.concatenate(pieces.pop(name)) for name in tuple(pieces)}
+    if np.any(joined["start_ns"][1:] < joined["start_ns"][:-1]):
+        order = np.argsort(joined["start_ns"], kind="stable")
+        joined = {name: joined.pop(name)[order] for name in tuple(joined)}
+    is_next = joined["start_ns"][1:] != joined["end_ns"][:-1]
     for name in ("track", "stage", "cause", "event"):
-        values = column(name)
-        is_first[1:] |= values[1:] != values[:-1]
-    first = np.flatnonzero(is_first)
-    last = np.append(first[1:], len(order)) - 1
-    start_ns, end_ns, order = start_ns[first], end_ns[last], order[first]
-    return Segments(start_ns, end_ns, *(column(name) for name in ("track", "stage", "cause", "event")))  # type: ignore[arg-type]
+        is_next |= joined[name][1:] != joined[name][:-1]
+    is_first, is_last = (np.ones(len(joined["event"]), np.bool_) for _ in range(2))
+    is_first[1:], is_last[:-1] = is_next, is_next
+    return Segments(**{name: joined.pop(name)[is_last if name == "end_ns" else is_first] for name in tuple(joined)})

@@ -92,10 +92,10 @@ class ByStart:
     end_ns: Ints
     reach_ns: Ints  # until when any row lasts that begins no later
 
-    def starting(self, start_ns: int, end_ns: int) -> tuple[Ints, Ints]:
-        """Return the rows that start between two times, the first included, and when."""
+    def starting(self, start_ns: int, end_ns: int) -> Ints:
+        """Return the rows that start between two times, the first included."""
         low, high = np.searchsorted(self.start_ns, [start_ns, end_ns])
-        return self.rows[low:high], self.start_ns[low:high]
+        return self.rows[low:high]
 
     def meeting(self, start_ns: int, end_ns: int) -> Ints:
         """Return the rows that end after the first time and start before the second one."""

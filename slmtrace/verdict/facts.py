@@ -112,7 +112,7 @@ def _facts(
     idle_ns: int,
 ) -> WindowFacts:
     compiled_ns, n_compiled = _compiled(trace, window, found.file_reads)
-    tokenizing, _ = found.tokenizing.starting(window.start_ns, window.end_ns)
+    tokenizing = found.tokenizing.starting(window.start_ns, window.end_ns)
     return WindowFacts(
         grown=_growth(trace.counters, window),
         device=_device_use(trace, window, found.block_io),
@@ -241,22 +241,22 @@ def _compiled(trace: Trace, window: WindowReport, file_reads: ByStart) -> tuple[
     mine = np.flatnonzero((segments.cause == Cause.IMPORT) & (segments.event != NO_EVENT))
     if not len(mine):
         return 0, 0
+    rows = distinct_rows(segments.event[mine])[0]
+    reads = file_reads.meeting(window.start_ns, window.end_ns)
+    name_of = {name: trace.strings[name] for name in distinct_rows(events.name[rows])[0].tolist()}
+    modules = _modules_by_file(trace, distinct_rows(events.file[reads])[0].tolist(), set(name_of.values()))
+    if not modules:
+        return 0, 0
     imports: dict[tuple[int, str], list[int]] = {}
-    for row in distinct_rows(segments.event[mine])[0].tolist():
-        imports.setdefault((int(events.track[row]), trace.strings[int(events.name[row])]), []).append(row)
-    reads, imported = file_reads.meeting(window.start_ns, window.end_ns), {name for _, name in imports}
-    paths = {file: trace.strings[file] for file in distinct_rows(events.file[reads])[0].tolist()}
+    for row in rows.tolist():
+        imports.setdefault((int(events.track[row]), name_of[int(events.name[row])]), []).append(row)
 
     def reading(suffix: str) -> set[int]:
         """Return the imports in which a file of their own module was read."""
-        modules = {
-            file: names
-            for file, path in paths.items()
-            if path.endswith(suffix) and (names := imported.intersection(_module_names(path)))
-        }
+        files = [file for file in modules if trace.strings[file].endswith(suffix)]
         return {
             row
-            for read in reads[np.isin(events.file[reads], list(modules))].tolist()
+            for read in reads[np.isin(events.file[reads], files)].tolist()
             for name in modules[int(events.file[read])]
             for row in imports.get((int(events.track[read]), name), ())
             if events.start_ns[row] < events.end_ns[read] and events.start_ns[read] < events.end_ns[row]
@@ -264,6 +264,16 @@ def _compiled(trace: Trace, window: WindowReport, file_reads: ByStart) -> tuple[
 
     compiled = reading(".py") - reading(".pyc")
     return int(segments.dur_ns[mine[np.isin(segments.event[mine], list(compiled))]].sum()), len(compiled)
+
+
+def _modules_by_file(trace: Trace, files: Sequence[int], imported: set[str]) -> dict[int, set[str]]:
+    """Return which of the imported modules each source or compiled file may be of; only of files that are of any."""
+    found = {}
+    for file in files:
+        path = trace.strings[file]
+        if path.endswith((".py", ".pyc")) and (names := imported.intersection(_module_names(path))):
+            found[file] = names
+    return found
 
 
 def _module_names(path: str) -> list[str]:
