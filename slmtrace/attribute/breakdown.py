@@ -75,7 +75,7 @@ def _cause_share(cause: Cause, segments: Segments, places: dict[str, SmallInts],
     mine = np.flatnonzero(segments.cause == cause)
     event = segments.event[mine]
     known = np.flatnonzero(event != NO_EVENT)
-    rows = event[known]
+    rows = event[known].astype(np.int64)
     amounts = _amounts(segments.end_ns[mine] - segments.start_ns[mine], known, rows, book.trace)
     ns, count, size_bytes = amounts.sum(axis=1).tolist()
     detail: dict[str, Any] = _copies(rows, book.trace)

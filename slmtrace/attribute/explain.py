@@ -79,7 +79,7 @@ def _explain_thread(
     # Evidence cuts finest by far, so it comes last.
     innermost = book.innermost(track)
     row, piece = overlaps(Timeline(start, end, state), innermost.start_ns, innermost.end_ns)
-    event = np.where((_HAS_EVIDENCE[state] & ~is_queued)[row], innermost.owner[piece], waiting[row])
+    event = np.where((_HAS_EVIDENCE[state] & ~is_queued)[row], innermost.owner[piece], waiting.astype(np.int32)[row])
     cause = _cause_of(state.astype(np.int32) << 16 | on_cpu.astype(np.int32), row, event, book)
     return Segments(
         np.maximum(start[row], innermost.start_ns[piece]),

@@ -63,7 +63,7 @@ class GpuWaits:
                 names = [self._trace.strings[name] for name in self._trace.events.name[beside.owner].tolist()]
                 cause = np.array([cause_of_work(name) for name in names], np.uint8)
                 on, stage = np.full(len(beside), track, np.int32), np.zeros(len(beside), np.uint8)
-                yield Segments(beside.start_ns, beside.end_ns, on, stage, cause, beside.owner)
+                yield Segments(beside.start_ns, beside.end_ns, on, stage, cause, beside.owner.astype(np.int32))
 
     def _refine(
         self, window: Window, segments: Segments, explain: Explain, busy: frozenset[int], above: frozenset[int]
@@ -162,5 +162,5 @@ def _one(part: Window, track: int, stage: int, cause: Cause) -> Segments:
         np.array([track], np.int32),
         np.array([stage], np.uint8),
         np.array([cause], np.uint8),
-        np.array([NO_EVENT], np.int64),
+        np.array([NO_EVENT], np.int32),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, Ints
+from ..model.events import NO_EVENT, Ints, SmallInts
 from ..model.quality import Issue, Quality
 
 COLUMNS = ("start_ns", "end_ns", "owner")
@@ -20,7 +20,7 @@ class Timeline:
 
     start_ns: Ints
     end_ns: Ints
-    owner: Ints
+    owner: Ints | SmallInts
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -52,7 +52,7 @@ def without_gaps(timeline: Timeline) -> Timeline:
     bounds_ns = np.empty(2 * len(timeline) + 2, np.int64)
     bounds_ns[0], bounds_ns[-1] = _EVER.min, _EVER.max
     bounds_ns[1:-1:2], bounds_ns[2:-1:2] = timeline.start_ns, timeline.end_ns
-    owner = np.full(len(bounds_ns) - 1, NO_EVENT, np.int64)
+    owner = np.full(len(bounds_ns) - 1, NO_EVENT, np.int32)
     owner[1::2] = timeline.owner
     keep = np.flatnonzero(bounds_ns[1:] > bounds_ns[:-1])
     bounds_ns = np.append(bounds_ns[keep], _EVER.max)

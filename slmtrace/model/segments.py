@@ -19,7 +19,7 @@ class Segments:
     track: SmallInts
     stage: NDArray[np.uint8]  # Stage
     cause: NDArray[np.uint8]  # Cause
-    event: Ints  # row in Trace.events that explains it, or NO_EVENT
+    event: SmallInts  # row in Trace.events that explains it, or NO_EVENT
 
     def __len__(self) -> int:
         return len(self.start_ns)
@@ -33,4 +33,4 @@ class Segments:
 def empty_segments() -> Segments:
     """Return no segments."""
     ints, small, octets = np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.uint8)
-    return Segments(ints, ints, small, octets, octets, ints)
+    return Segments(ints, ints, small, octets, octets, small)

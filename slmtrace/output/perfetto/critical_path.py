@@ -148,7 +148,7 @@ def _write_path(writer: EventWriter, trace: Trace, report: Report, runs: Runs, t
 
 def _evidence_args(writer: EventWriter, trace: Trace, runs: Runs) -> list[Arg]:
     """Return what the events behind each run say: which came first, how many, how many bytes, which file."""
-    event = runs.segments.event
+    event = runs.segments.event.astype(np.int64)
     known = np.flatnonzero(event != NO_EVENT)
     # An event interrupted by another explains several segments; it counts once, where it appears first.
     _, first_seen = np.unique(event[known], return_index=True)
