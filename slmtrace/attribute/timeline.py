@@ -30,7 +30,9 @@ class Timeline:
 
         A stretch is closed below, open above.
         """
-        shown = clip(self, int(ts_ns[0]), int(ts_ns[-1]) + 1) if len(ts_ns) else empty_timeline()
+        if not (len(self) and len(ts_ns)):
+            return np.full(len(ts_ns), NO_EVENT)
+        shown = clip(self, int(ts_ns[0]), int(ts_ns[-1]) + 1)
         owners = np.full(2 * len(shown) + 1, NO_EVENT, np.int64)
         owners[1::2] = shown.owner
         # Looked up is where the stretches lie among the instants, rather than the other way round: they are fewer.
@@ -114,6 +116,8 @@ def _from_switches(starts: list[int], owners: list[int]) -> Timeline:
 
 def overlay(above: Timeline, below: Timeline) -> Timeline:
     """Lay one timeline over another: where both have an owner, the upper one's counts."""
+    if not (len(above) and len(below)):
+        return above if len(above) else below
     shown = gaps(below, above)
     start_ns, end_ns, owner = (np.concatenate([getattr(part, name) for part in (above, shown)]) for name in COLUMNS)
     order = np.argsort(start_ns, kind="stable")

@@ -215,5 +215,12 @@ def merge_events(tables: list[Events]) -> Events:
     def joined(name: str) -> NDArray[np.integer]:
         return np.concatenate([getattr(table, name) for table in tables])
 
-    order = np.lexsort((-joined("end_ns"), joined("start_ns"), joined("track")))
+    start_ns, track = joined("start_ns"), joined("track")
+    order = np.lexsort((start_ns, track))
+    # Few start together, so the ends of all need not be sorted too.
+    is_together = (np.diff(start_ns[order]) == 0) & (np.diff(track[order]) == 0)
+    tied = np.flatnonzero(np.append(is_together, False) | np.append(False, is_together))
+    rows = order[tied]
+    order[tied] = rows[np.lexsort((-joined("end_ns")[rows], start_ns[rows], track[rows]))]
+    del start_ns, track
     return Events(**{name: joined(name)[order] for name in COLUMN_DTYPES})  # type: ignore[arg-type]
