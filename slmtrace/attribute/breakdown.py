@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.events import NO_EVENT, EventKind, Ints, SmallInts, distinct_rows, is_kind
+from ..model.events import NO_EVENT, EventKind, Ints, SmallInts, distinct_rows, is_among
 from ..model.report import CauseShare, StageShare, WindowReport
 from ..model.segments import Segments
 from ..model.taxonomy import Cause, Phase, Stage
@@ -98,7 +98,7 @@ def _amounts(dur_ns: Ints, known: NDArray[np.intp], rows: Ints, trace: Trace) ->
     """
     amounts = np.stack([dur_ns, np.ones(len(dur_ns), np.int64), np.zeros(len(dur_ns), np.int64)])
     is_first = _is_first(rows)
-    is_first_call = np.flatnonzero(is_first & ~is_kind(_RANGES)[trace.events.kind[rows]])
+    is_first_call = np.flatnonzero(is_first & ~is_among(_RANGES)[trace.events.kind[rows]])
     amounts[1, known] = is_first
     amounts[1:, known[is_first_call]] = [
         trace.events.count[rows[is_first_call]],
@@ -156,7 +156,7 @@ def _details(
     if cause is Cause.IMPORT and len(rows):
         yield "packages", _packages(rows, book.trace), known
     elif len(rows):
-        calls = np.flatnonzero(is_kind(_CALLS)[events.kind[rows]])
+        calls = np.flatnonzero(is_among(_CALLS)[events.kind[rows]])
         if len(calls):
             yield "functions", events.name[rows[calls]], known[calls]
     if cause in _FIRST_USES:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..capture.layout import FoldClass
-from ..model.events import NO_EVENT, NO_STAGE, EventKind, Ints, is_kind, span_of
+from ..model.events import NO_EVENT, NO_STAGE, EventKind, Ints, is_among, span_of
 from ..model.sched import Out
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import Trace
@@ -90,7 +90,7 @@ class EvidenceBook:
         key = track, among
         if key not in self._stages:
             rows = self.rows(track, RANGE_KINDS)
-            timeline = self.nested(rows[np.isin(self.trace.events.stage[rows], among)])
+            timeline = self.nested(rows[is_among(among)[self.trace.events.stage[rows]]])
             stage = self.trace.events.stage[timeline.owner].astype(np.int64)
             self._stages[key] = Timeline(timeline.start_ns, timeline.end_ns, stage)
         return self._stages[key]
@@ -161,7 +161,7 @@ class EvidenceBook:
         events = self.trace.events
         low, high = span_of(events.track, track)
         lasts = events.end_ns[low:high] > events.start_ns[low:high]
-        chosen: Ints = low + np.flatnonzero(is_kind(kinds)[events.kind[low:high]] & lasts)
+        chosen: Ints = low + np.flatnonzero(is_among(kinds)[events.kind[low:high]] & lasts)
         return chosen
 
     def _fold_rows(self, track: int, classes: tuple[FoldClass, ...]) -> Ints:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..model.events import NO_EVENT, Ints
+from ..model.events import NO_EVENT, Ints, distinct_rows
 from ..model.segments import Segments
 from ..model.taxonomy import Cause, Phase, Stage
 from ..model.trace import Window
@@ -60,8 +60,10 @@ class GpuWaits:
                 on_path = take(segments, segments.track == track)
                 taken = Timeline(on_path.start_ns, on_path.end_ns, np.zeros(len(on_path), np.int64))
                 beside = gaps(clip(timeline, window.start_ns, window.end_ns), taken)
-                names = [self._trace.strings[name] for name in self._trace.events.name[beside.owner].tolist()]
-                cause = np.array([cause_of_work(name) for name in names], np.uint8)
+                names, inverse = distinct_rows(self._trace.events.name[beside.owner])
+                cause = np.array([cause_of_work(self._trace.strings[name]) for name in names.tolist()], np.uint8)[
+                    inverse
+                ]
                 on, stage = np.full(len(beside), track, np.int32), np.zeros(len(beside), np.uint8)
                 yield Segments(beside.start_ns, beside.end_ns, on, stage, cause, beside.owner.astype(np.int32))
 

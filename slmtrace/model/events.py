@@ -119,13 +119,13 @@ def span_of(tracks: SmallInts, track: int) -> tuple[int, int]:
     return low, high
 
 
-def is_kind(kinds: Collection[EventKind]) -> NDArray[np.bool_]:
-    """Return a table that says by its value whether a kind is one of these.
+def is_among(members: Collection[enum.IntEnum]) -> NDArray[np.bool_]:
+    """Return a table that says by its value whether a kind or a stage is one of these.
 
     numpy.isin takes several times as long for so few values.
     """
     table = np.zeros(256, np.bool_)
-    table[list(kinds)] = True
+    table[list(members)] = True
     return table
 
 

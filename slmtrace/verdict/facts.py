@@ -268,17 +268,24 @@ def _compiled(trace: Trace, window: WindowReport, file_reads: ByStart) -> tuple[
 
 def _modules_by_file(trace: Trace, files: Sequence[int], imported: set[str]) -> dict[int, set[str]]:
     """Return which of the imported modules each source or compiled file may be of; only of files that are of any."""
-    found = {}
+    found, last_names = {}, {name.rpartition(".")[2] for name in imported}
     for file in files:
         path = trace.strings[file]
-        if path.endswith((".py", ".pyc")) and (names := imported.intersection(_module_names(path))):
-            found[file] = names
+        if path.endswith((".py", ".pyc")):
+            parts = _module_parts(path)
+            # Most files are of no module, which the last part of their names alone tells.
+            if parts[-1] in last_names and (names := imported.intersection(_module_names(parts))):
+                found[file] = names
     return found
 
 
-def _module_names(path: str) -> list[str]:
-    """Return what a source or compiled file may be called as a module: nobody recorded where its packages begin."""
+def _module_parts(path: str) -> list[str]:
+    """Return a source or compiled file's module, and the directories that it is in, the innermost last."""
     directory, _, name = path.rpartition("/")
     module = f"{directory.removesuffix('/__pycache__')}/{name.split('.')[0]}".removesuffix("/__init__")
-    parts = module.split("/")
+    return module.split("/")
+
+
+def _module_names(parts: Sequence[str]) -> list[str]:
+    """Return what a module may be called: nobody recorded where its packages begin."""
     return [".".join(parts[start:]) for start in range(max(len(parts) - _DEEPEST, 0), len(parts))]
