@@ -33,9 +33,11 @@ def _shared_steps(window: Window, trace: Trace) -> Ints:
     events = trace.events
     if not window.request_id:
         return np.empty(0, np.int64)
-    is_step = (events.kind == EventKind.ASYNC) & (events.name == trace.strings.intern(STEP))
-    is_mine = events.request == trace.strings.intern(window.request_id)
-    return np.flatnonzero(is_step & is_mine & (events.detail > events.count))
+    rows = events.of_kind(EventKind.ASYNC)
+    is_mine = events.request[rows] == trace.strings.intern(window.request_id)
+    steps: Ints = rows[is_mine & (events.name[rows] == trace.strings.intern(STEP))]
+    shared: Ints = steps[events.detail[steps] > events.count[steps]]
+    return shared
 
 
 def _with_batch(share: CauseShare, steps: Ints, segments: Segments, trace: Trace) -> CauseShare:

@@ -24,8 +24,9 @@ def queue_stretches(trace: Trace, request_id: str) -> Timeline:
     events = trace.events
     if not request_id:
         return empty_timeline()
-    is_queued = (events.kind == EventKind.ASYNC) & (events.stage == Stage.QUEUE)
-    rows = np.flatnonzero(is_queued & (events.request == trace.strings.intern(request_id)))
+    rows = events.of_kind(EventKind.ASYNC)
+    is_mine = events.request[rows] == trace.strings.intern(request_id)
+    rows = rows[is_mine & (events.stage[rows] == Stage.QUEUE)]
     rows = rows[events.end_ns[rows] > events.start_ns[rows]]
     rows = rows[np.argsort(events.start_ns[rows], kind="stable")]
     return sequence(events.start_ns[rows], events.end_ns[rows], rows)
@@ -82,12 +83,19 @@ def tokenize_entry(trace: Trace, window: Window) -> dict[int, int]:
     events = trace.events
     if not window.request_id:
         return {}
-    is_mine = (events.request == trace.strings.intern(window.request_id)) & (events.stage == Stage.TOKENIZE)
-    awaited = np.flatnonzero(is_mine & (events.kind == EventKind.ASYNC) & (events.start_ns >= window.start_ns))
+    request = trace.strings.intern(window.request_id)
+
+    def tokenizing(kind: EventKind, since_ns: int) -> Ints:
+        rows = events.of_kind(kind)
+        is_mine = (events.request[rows] == request) & (events.stage[rows] == Stage.TOKENIZE)
+        chosen: Ints = rows[is_mine & (events.start_ns[rows] >= since_ns)]
+        return chosen
+
+    awaited = tokenizing(EventKind.ASYNC, window.start_ns)
     if not len(awaited):
         return {}
     start_ns = int(events.start_ns[awaited].min())
-    slices = np.flatnonzero(is_mine & (events.kind == EventKind.RANGE) & (events.start_ns >= start_ns))
+    slices = tokenizing(EventKind.RANGE, start_ns)
     if not len(slices):
         return {}
     return {start_ns: int(events.track[slices[np.argmin(events.start_ns[slices])]])}
@@ -98,9 +106,10 @@ def step_entries(trace: Trace, window: Window) -> dict[int, int]:
     events = trace.events
     if not window.request_id:
         return {}
-    is_step = (events.kind == EventKind.ASYNC) & (events.name == trace.strings.intern(STEP))
-    is_mine = events.request == trace.strings.intern(window.request_id)
-    steps = np.flatnonzero(is_step & is_mine & (events.end_ns <= window.end_ns))
+    rows = events.of_kind(EventKind.ASYNC)
+    is_mine = events.request[rows] == trace.strings.intern(window.request_id)
+    steps = rows[is_mine & (events.name[rows] == trace.strings.intern(STEP))]
+    steps = steps[events.end_ns[steps] <= window.end_ns]
     if not len(steps):
         return {}
     step = steps[np.argmax(events.end_ns[steps])]

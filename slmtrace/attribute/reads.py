@@ -32,8 +32,9 @@ class DeviceRead:
 def device_reads(window: Window, trace: Trace) -> list[DeviceRead]:
     """Return what the traced tree read from devices during the window, largest first."""
     events = trace.events
-    is_add = (events.kind == EventKind.FOLD) & (events.flags == FoldClass.PAGE_CACHE_ADD)
-    rows = np.flatnonzero(is_add & (events.start_ns >= window.start_ns) & (events.start_ns < window.end_ns))
+    folds = events.of_kind(EventKind.FOLD)
+    rows = folds[events.flags[folds] == FoldClass.PAGE_CACHE_ADD]
+    rows = rows[(events.start_ns[rows] >= window.start_ns) & (events.start_ns[rows] < window.end_ns)]
     files, inverse = np.unique(events.file[rows], return_inverse=True)
     size_bytes = np.zeros(len(files), np.int64)
     np.add.at(size_bytes, inverse, events.size_bytes[rows])
