@@ -57,11 +57,12 @@ def recording_cost(trace: Trace, windows: Sequence[WindowReport]) -> dict[str, A
     for window in windows:
         rows, is_on_path = records.within(window)
         # A lane or a stream is no thread: which one made its records is not known, and they count in any case.
-        events = trace.events.take(rows[is_on_path | ~is_of_thread[trace.events.track[rows]]])
-        n_ranges, n_kernels = _n_of(events, _RANGES), _n_of(events, (EventKind.GPU_KERNEL,))
+        rows = rows[is_on_path | ~is_of_thread[trace.events.track[rows]]]
+        n_by_kind = np.bincount(trace.events.kind[rows], minlength=256)
         n_switches, n_wakeups = (int(table.within(window)[1].sum()) for table in (runs, wakeups))
-        bpf_ns = _bpf_ns(window, events, n_switches, n_wakeups, ns_per_run)
-        ns = round(range_ns * n_ranges + bpf_ns) + _KERNEL_NS * n_kernels
+        bpf_ns = _bpf_ns(window, trace.events, rows, n_switches, n_wakeups, ns_per_run)
+        ns = round(range_ns * int(n_by_kind[list(_RANGES)].sum()) + bpf_ns)
+        ns += _KERNEL_NS * int(n_by_kind[EventKind.GPU_KERNEL])
         costs.append(
             {"name": window.kind.label, "index": window.index, "ns": ns, "share": round(ns / window.total_ns, 6)}
         )
@@ -86,30 +87,36 @@ class _Records:
         return rows, path.track[step] == self._track[rows]
 
 
-def _n_of(events: Events, kinds: tuple[EventKind, ...]) -> int:
-    return int(np.isin(events.kind, kinds).sum())
-
-
 def _bpf_ns(
-    window: WindowReport, events: Events, n_switches: int, n_wakeups: int, ns_per_run: Mapping[str, Any]
+    window: WindowReport, events: Events, rows: Ints, n_switches: int, n_wakeups: int, ns_per_run: Mapping[str, Any]
 ) -> float:
     n_samples = window.total_ns // SPIN_PERIOD_NS if "on_clock" in ns_per_run else 0
-    is_fold = events.kind == EventKind.FOLD
-    is_fault = (events.kind == EventKind.FAULT) | (is_fold & np.isin(events.flags, _FAULT_FOLDS))
-    is_add = is_fold & (events.flags == FoldClass.PAGE_CACHE_ADD)
-    is_malloc = (events.kind == EventKind.MALLOC) | (is_fold & (events.flags == FoldClass.MALLOC))
-    is_syscall = (events.kind == EventKind.SYSCALL) | (is_fold & ~is_fault & ~is_add & ~is_malloc)
+    kind, count = events.kind[rows], events.count[rows]
+    folds = np.flatnonzero(kind == EventKind.FOLD)
+    by_kind, by_class = _sums(kind, count), _sums(events.flags[rows[folds]], count[folds])
+    n_fault_folds = sum(by_class[fold_class] for fold_class in _FAULT_FOLDS)
+    n_added, n_malloc_folds = by_class[FoldClass.PAGE_CACHE_ADD], by_class[FoldClass.MALLOC]
+    n_syscall_folds = by_kind[EventKind.FOLD] - n_fault_folds - n_added - n_malloc_folds
     counts = [
-        (_FAULT_PROGRAMS, int(events.count[is_fault].sum())),
-        (_SYSCALL_PROGRAMS, int(events.count[is_syscall].sum())),
-        (_MALLOC_PROGRAMS, int(events.count[is_malloc].sum())),
-        (_DRIVER_PROGRAMS, _n_of(events, (EventKind.CUDA_API,))),
-        (_PAGE_CACHE_PROGRAMS, int(events.count[is_add].sum())),
+        (_FAULT_PROGRAMS, by_kind[EventKind.FAULT] + n_fault_folds),
+        (_SYSCALL_PROGRAMS, by_kind[EventKind.SYSCALL] + n_syscall_folds),
+        (_MALLOC_PROGRAMS, by_kind[EventKind.MALLOC] + n_malloc_folds),
+        (_DRIVER_PROGRAMS, int(np.count_nonzero(kind == EventKind.CUDA_API))),
+        (_PAGE_CACHE_PROGRAMS, n_added),
         (("on_switch",), n_switches),
         (("on_waking",), n_wakeups),
         (("on_clock",), n_samples),
     ]
     return n_samples * _INTERRUPT_NS + sum(n * sum(_value(ns_per_run, name) for name in names) for names, n in counts)
+
+
+def _sums(keys: NDArray[np.unsignedinteger], counts: SmallInts) -> list[int]:
+    """Return the sum of the counts of each key, by key, up to the largest of any EventKind or FoldClass."""
+    sums = np.zeros(256, np.int64)
+    known = np.flatnonzero(keys < len(sums))
+    np.add.at(sums, keys[known].astype(np.intp), counts[known])
+    by_key: list[int] = sums.tolist()
+    return by_key
 
 
 def _mapping(accounts: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -187,11 +187,3 @@ def next_stage(stages: Timeline, ts_ns: Ints, end_ns: int) -> NDArray[np.uint8]:
         return np.full(len(ts_ns), NO_STAGE, np.uint8)
     known &= stages.start_ns[row] < end_ns
     return np.where(known, stages.owner[row], NO_STAGE).astype(np.uint8)
-
-
-def stage_on_cpu() -> NDArray[np.uint8]:
-    """Return the cause of running, by stage value."""
-    table = np.zeros(256, np.uint8)
-    for stage in Stage:
-        table[stage] = stage.info.on_cpu
-    return table

@@ -13,7 +13,7 @@ from ..model.events import NO_EVENT, NO_STAGE, Ints, SmallInts, distinct_rows, d
 from ..model.segments import Segments, empty_segments
 from ..model.taxonomy import Cause, Stage, WindowKind
 from ..model.trace import Window
-from .evidence import EvidenceBook, next_stage, stage_at, stage_on_cpu
+from .evidence import EvidenceBook, next_stage, stage_at
 from .path import Steps
 from .rules import Evidence, State, cause_of
 from .stages import RequestStages
@@ -22,6 +22,10 @@ from .timeline import Timeline, clip, empty_timeline, overlaps, overlay
 # By State: whether a thread's evidence is looked up; in the others it only waited for a CPU.
 _HAS_EVIDENCE = np.ones(max(State) + 1, np.bool_)
 _HAS_EVIDENCE[[State.RUNNABLE, State.THROTTLED, State.SPAWN]] = False
+# By Stage: what running is, when nothing finer is known.
+_ON_CPU_BY_STAGE = np.zeros(256, np.uint8)
+for _stage in Stage:
+    _ON_CPU_BY_STAGE[_stage] = _stage.info.on_cpu
 # As many steps at a time as leave the arrays small enough for the caches.
 _BLOCK_STEPS = 1 << 14
 _CAUSE_BY_VALUE = {int(cause): cause for cause in Cause}
@@ -71,7 +75,7 @@ def _explain_thread(
     did = stage_at(doing, start)
     did = np.where(did == NO_STAGE, stage, did)
     named_cause = named.at(start)
-    on_cpu = np.where(named_cause == NO_EVENT, stage_on_cpu()[did], named_cause)
+    on_cpu = np.where(named_cause == NO_EVENT, _ON_CPU_BY_STAGE[did], named_cause)
     if book.is_compiler(track):
         on_cpu = np.where((named_cause == NO_EVENT) & (did != Stage.COMPILE), Cause.JIT_COMPILE, on_cpu)
     waiting = queued.at(start)
