@@ -133,6 +133,15 @@ class Threads:
         busy_ns, other = min(busy, default=(ts_ns, NO_TRACK))
         return (other, busy_ns) if busy_ns < ts_ns else (NO_TRACK, ts_ns)
 
+    def last_beside(self, track: int, ts_ns: int) -> tuple[int, int]:
+        """Return which other thread of the process ran last before an instant, and until when; (NO_TRACK, 0): none."""
+        found = NO_TRACK, 0
+        for other in self._beside(track):
+            run = bisect_left(self[other].run_start, ts_ns) - 1
+            if run >= 0 and self[other].run_end[run] > found[1]:
+                found = other, min(self[other].run_end[run], ts_ns)
+        return found
+
     def waits_since(self, track: int, slept_ns: int) -> int:
         """Return since when a thread waited that slept then: many a loop spins for a while first."""
         start_ns, end_ns = self.locks.spins.last(track, slept_ns)
@@ -266,7 +275,9 @@ def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
             _through_run(walk, thread.run_start[run], threads)
     elif thread.run_out[run] == Out.PREEMPTED:
         walk.back_to(thread.run_end[run], State.RUNNABLE)
-    elif thread.run_out[run] in (Out.OPEN, Out.EXIT):
+    elif thread.run_out[run] == Out.EXIT:
+        _after_exit(walk, thread.run_end[run], threads, staged)
+    elif thread.run_out[run] == Out.OPEN:
         walk.back_to(thread.run_end[run], State.NO_SCHED)
     else:
         _before_switch_in(walk, thread, run, threads, staged)
@@ -326,6 +337,16 @@ def _through_spin(walk: _Walk, spun_ns: int, threads: Threads) -> bool:
             break
         goes_on = walk.back_to(max(slept_ns, spun_ns), state, other)
     return goes_on
+
+
+def _after_exit(walk: _Walk, exit_ns: int, threads: Threads, staged: frozenset[int]) -> None:
+    """Go back to a thread's exit, or to when another thread of its process ran since: those end a process together.
+
+    The last of them closes its files, and so frees what it had of a device.
+    """
+    other, ran_ns = threads.last_beside(walk.track, walk.ts_ns)
+    if walk.back_to(max(ran_ns, exit_ns), State.NO_SCHED) and (ran_ns <= exit_ns or not _follow(walk, other, staged)):
+        walk.back_to(exit_ns, State.NO_SCHED)
 
 
 def _before_first_run(walk: _Walk, thread: _Thread, threads: Threads, staged: frozenset[int]) -> None:

@@ -162,7 +162,7 @@ def test_the_verdict_names_first_uses_in_the_first_request_and_nothing_later(lig
     assert "cuLibraryLoadData" in requests[0].findings[0].evidence
 
 
-@pytest.mark.parametrize("name", ["hf-cold", "hf-warm", "vllm-cold", "vllm-warm"])
+@pytest.mark.parametrize("name", ["hf-cold", "hf-warm", "vllm-cold", "vllm-warm", "copies"])
 def test_published_captures_are_explained_and_add_up(name: str, tmp_path: Path) -> None:
     _, report = analysed(name, tmp_path, PUBLISHED)
 
