@@ -5,6 +5,7 @@ A fact that no source recorded is 0 or absent, so that a rule which needs it say
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,6 +21,9 @@ from ..model.segments import Segments
 from ..model.taxonomy import Cause, Stage
 from ..model.trace import CounterSeries, Trace
 from ..model.windows import NEVER_READY, Mark, broken_off_ns, marks
+from .imports import ImportedAgain, imported_again, modules_known_above
+from .intervals import Intervals, covered_ns, intervals
+from .lookups import searched_ns
 
 # What waits for a block device.
 DEVICE_WAITS = (Cause.BLOCK_IO_WAIT, Cause.MAJOR_FAULT, Cause.READAHEAD_WAIT)
@@ -30,16 +34,11 @@ _NEARLY_ALL = 0.8
 # (blk-throttle's slices are 20 and 100 ms).
 _HELD_NS = 1_000_000
 _DEEPEST = 10  # packages within packages
+# From a compiled file that does not fit to its source is a comparison of two numbers and an open (get_code in
+# Lib/importlib/_bootstrap_external.py). Who reads its own source has run first.
+_AT_ONCE_NS = 300_000
 # Labels of the ranges that turn text into tokens, whose size is what they made.
 _TOKENIZERS = ("tokenizer",)
-
-
-class _Busy(NamedTuple):
-    """Disjoint stretches in order of time: when each begins, how long it lasts, and how long all before it do."""
-
-    begins_ns: Ints
-    dur_ns: Ints
-    before_ns: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,11 @@ class WindowFacts:
     own_queue_ns: int = 0  # on path, runnable, while threads of the tree had all CPUs
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made
-    compiled_ns: int = 0  # on path, in imports that read their module's source alone, for want of a compiled file
+    compiled_ns: int = 0  # on path, in imports that compiled their module's source
     n_compiled: int = 0  # such imports
+    n_misfits: int = 0  # those of them that had a compiled file, which did not fit the source
+    searched_ns: int = 0  # on path, in imports, beside the calls of long searches for a module
+    again: ImportedAgain = field(default_factory=ImportedAgain)
     idle_ns: int = 0  # between the end of the last request before it and its start, with none under way
     broken_off_ns: int | None = None  # the target was killed, or interrupted, and never got ready
 
@@ -81,7 +83,11 @@ def gather(trace: Trace, windows: Sequence[WindowReport]) -> list[WindowFacts]:
     runs_by_cpu = _runs_by_cpu(trace.sched)
     found = _Found(*(by_start(rows, trace.events.start_ns, trace.events.end_ns) for rows in _rows(trace)))
     requests = marks(trace, MARK_REQUEST_START), marks(trace, MARK_REQUEST_END)
-    return [_facts(trace, window, fault_ns, runs_by_cpu, found, _idle_ns(window, *requests)) for window in windows]
+    known_by_pid = modules_known_above(trace)
+    return [
+        _facts(trace, window, fault_ns, runs_by_cpu, found, _idle_ns(window, *requests), known_by_pid)
+        for window in windows
+    ]
 
 
 class _Found(NamedTuple):
@@ -107,11 +113,12 @@ def _facts(
     trace: Trace,
     window: WindowReport,
     fault_ns: int,
-    runs_by_cpu: Sequence[_Busy],
+    runs_by_cpu: Sequence[Intervals],
     found: _Found,
     idle_ns: int,
+    known_by_pid: Mapping[int, set[int]],
 ) -> WindowFacts:
-    compiled_ns, n_compiled = _compiled(trace, window, found.file_reads)
+    compiled_ns, n_compiled, n_misfits = _compiled(trace, window, found.file_reads)
     tokenizing = found.tokenizing.starting(window.start_ns, window.end_ns)
     return WindowFacts(
         grown=_growth(trace.counters, window),
@@ -122,6 +129,9 @@ def _facts(
         n_tokens=int(trace.events.size_bytes[tokenizing].sum()),
         compiled_ns=compiled_ns,
         n_compiled=n_compiled,
+        n_misfits=n_misfits,
+        searched_ns=searched_ns(trace, window),
+        again=imported_again(trace, window, known_by_pid),
         idle_ns=idle_ns,
         broken_off_ns=broken_off_ns(trace) if window.note.startswith(NEVER_READY) else None,
     )
@@ -153,64 +163,48 @@ def _device_use(trace: Trace, window: WindowReport, block_io: ByStart) -> Device
     written_bytes = int(events.size_bytes[writes].sum())
     if not len(rows):
         return DeviceUse(written_bytes=written_bytes)
-    in_flight = _busy(*union(events.start_ns[rows], events.end_ns[rows]))
+    in_flight = intervals(*union(events.start_ns[rows], events.end_ns[rows]))
     return DeviceUse(
         n_reads=len(rows),
         size_bytes=int(events.size_bytes[rows].sum()),
         written_bytes=written_bytes,
-        busy_ns=int(_covered_ns(in_flight, np.array([window.start_ns]), np.array([window.end_ns])).sum()),
+        busy_ns=int(covered_ns(in_flight, np.array([window.start_ns]), np.array([window.end_ns])).sum()),
         idle_wait_ns=_idle_wait_ns(in_flight, window.segments),
         latency_ns=int(np.median(events.end_ns[rows] - events.start_ns[rows])),
     )
 
 
-def _idle_wait_ns(in_flight: _Busy, segments: Segments | None) -> int:
+def _idle_wait_ns(in_flight: Intervals, segments: Segments | None) -> int:
     if segments is None:
         return 0
     waits = np.isin(segments.cause, DEVICE_WAITS)
     start_ns, end_ns = segments.start_ns[waits], segments.end_ns[waits]
-    idle_ns = end_ns - start_ns - _covered_ns(in_flight, start_ns, end_ns)
+    idle_ns = end_ns - start_ns - covered_ns(in_flight, start_ns, end_ns)
     return int(idle_ns[idle_ns >= _HELD_NS].sum())
 
 
-def _busy(begins_ns: Ints, ends_ns: Ints) -> _Busy:
-    dur_ns = ends_ns - begins_ns
-    return _Busy(begins_ns, dur_ns, np.cumsum(dur_ns) - dur_ns)
-
-
-def _covered_ns(busy: _Busy, start_ns: Ints, end_ns: Ints) -> Ints:
-    """Return how much of each stretch something was busy."""
-
-    def covered_until(ts_ns: Ints) -> Ints:
-        row = np.maximum(np.searchsorted(busy.begins_ns, ts_ns, side="right") - 1, 0)
-        covered: Ints = busy.before_ns[row] + np.clip(ts_ns - busy.begins_ns[row], 0, busy.dur_ns[row])
-        return covered
-
-    return covered_until(end_ns) - covered_until(start_ns)
-
-
-def _runs_by_cpu(sched: Sched) -> list[_Busy]:
+def _runs_by_cpu(sched: Sched) -> list[Intervals]:
     """Return when threads of the tree ran on each CPU that they ever ran on."""
     runs = []
     for cpu in np.unique(sched.run_cpu).tolist():
         rows = np.flatnonzero(sched.run_cpu == cpu)
         rows = rows[np.argsort(sched.run_start_ns[rows], kind="stable")]
-        runs.append(_busy(sched.run_start_ns[rows], sched.run_end_ns[rows]))
+        runs.append(intervals(sched.run_start_ns[rows], sched.run_end_ns[rows]))
     return runs
 
 
-def _own_queue_ns(window: WindowReport, runs_by_cpu: Sequence[_Busy]) -> int:
+def _own_queue_ns(window: WindowReport, runs_by_cpu: Sequence[Intervals]) -> int:
     """Return how long the path waited for a CPU while threads of the tree had all of them, or nearly."""
     waited_ns, held_ns = _during(window.segments, Cause.RUN_QUEUE, runs_by_cpu)
     return int(waited_ns[held_ns >= _NEARLY_ALL * len(runs_by_cpu) * waited_ns].sum()) if runs_by_cpu else 0
 
 
-def _busy_cpus(window: WindowReport, runs_by_cpu: Sequence[_Busy]) -> float:
+def _busy_cpus(window: WindowReport, runs_by_cpu: Sequence[Intervals]) -> float:
     computed_ns, ran_ns = _during(window.segments, Cause.CPU_KERNEL, runs_by_cpu)
     return float(ran_ns.sum() / max(computed_ns.sum(), 1))
 
 
-def _during(segments: Segments | None, cause: Cause, runs_by_cpu: Sequence[_Busy]) -> tuple[Ints, Ints]:
+def _during(segments: Segments | None, cause: Cause, runs_by_cpu: Sequence[Intervals]) -> tuple[Ints, Ints]:
     """Return how long each segment of a cause is, and how long threads of the tree ran in it, on all CPUs together."""
     if segments is None:
         return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -218,7 +212,7 @@ def _during(segments: Segments | None, cause: Cause, runs_by_cpu: Sequence[_Busy
     start_ns, end_ns = segments.start_ns[mine], segments.end_ns[mine]
     ran_ns = np.zeros(len(start_ns), np.int64)
     for runs in runs_by_cpu:
-        ran_ns += _covered_ns(runs, start_ns, end_ns)
+        ran_ns += covered_ns(runs, start_ns, end_ns)
     return end_ns - start_ns, ran_ns
 
 
@@ -229,41 +223,48 @@ def _fault_cost_ns(trace: Trace) -> int:
     return int(np.percentile(events.work_ns[rows] // events.count[rows], 10)) if len(rows) else 0
 
 
-def _compiled(trace: Trace, window: WindowReport, file_reads: ByStart) -> tuple[int, int]:
-    """Return the path's time in imports that read their module's source and no compiled file, and how many there are.
+def _compiled(trace: Trace, window: WindowReport, file_reads: ByStart) -> tuple[int, int, int]:
+    """Return the path's time in imports that compiled their module's source, how many, and for misfits how many.
 
-    Sources are read for other reasons too, by modules that look at themselves, or for a hash of them all; and who has
-    read an old compiled file is not told from these.
+    Those read the source alone, for want of a compiled file, or right after a compiled file that did not fit it.
+    Sources are read for other reasons too, by modules that look at themselves, or for a hash of them all: later.
     """
     segments, events = window.segments, trace.events
     if segments is None:
-        return 0, 0
+        return 0, 0, 0
     mine = np.flatnonzero((segments.cause == Cause.IMPORT) & (segments.event != NO_EVENT))
     if not len(mine):
-        return 0, 0
+        return 0, 0, 0
     rows = distinct_rows(segments.event[mine])[0]
     reads = file_reads.meeting(window.start_ns, window.end_ns)
     name_of = {name: trace.strings[name] for name in distinct_rows(events.name[rows])[0].tolist()}
     modules = _modules_by_file(trace, distinct_rows(events.file[reads])[0].tolist(), set(name_of.values()))
     if not modules:
-        return 0, 0
+        return 0, 0, 0
     imports: dict[tuple[int, str], list[int]] = {}
     for row in rows.tolist():
         imports.setdefault((int(events.track[row]), name_of[int(events.name[row])]), []).append(row)
 
-    def reading(suffix: str) -> set[int]:
-        """Return the imports in which a file of their own module was read."""
+    def reading(suffix: str) -> dict[int, list[int]]:
+        """Return the reads of each import that read a file of its own module, in order of time."""
         files = [file for file in modules if trace.strings[file].endswith(suffix)]
-        return {
-            row
-            for read in reads[np.isin(events.file[reads], files)].tolist()
-            for name in modules[int(events.file[read])]
-            for row in imports.get((int(events.track[read]), name), ())
-            if events.start_ns[row] < events.end_ns[read] and events.start_ns[read] < events.end_ns[row]
-        }
+        reads_by_import: dict[int, list[int]] = defaultdict(list)
+        for read in reads[np.isin(events.file[reads], files)].tolist():
+            for name in modules[int(events.file[read])]:
+                for row in imports.get((int(events.track[read]), name), ()):
+                    if events.start_ns[row] < events.end_ns[read] and events.start_ns[read] < events.end_ns[row]:
+                        reads_by_import[row].append(read)
+        return reads_by_import
 
-    compiled = reading(".py") - reading(".pyc")
-    return int(segments.dur_ns[mine[np.isin(segments.event[mine], list(compiled))]].sum()), len(compiled)
+    sources, caches = reading(".py"), reading(".pyc")
+    missing = sources.keys() - caches.keys()
+    misfits = {
+        row
+        for row in sources.keys() & caches.keys()
+        if any(0 <= events.start_ns[source] - events.end_ns[caches[row][0]] <= _AT_ONCE_NS for source in sources[row])
+    }
+    is_compiled = np.isin(segments.event[mine], list(missing | misfits))
+    return int(segments.dur_ns[mine[is_compiled]].sum()), len(missing | misfits), len(misfits)
 
 
 def _modules_by_file(trace: Trace, files: Sequence[int], imported: set[str]) -> dict[int, set[str]]:

@@ -11,7 +11,7 @@ from slmtrace.model.taxonomy import Cause, Stage, WindowKind
 from slmtrace.model.trace import CounterSeries
 from slmtrace.model.tracks import TrackKind
 from slmtrace.verdict.facts import gather
-from tests.support.builders import MS, T0_NS, Piece, TraceBuilder, make_segments, make_window
+from tests.support.builders import MS, T0_NS, US, Piece, TraceBuilder, make_segments, make_window
 
 SITE = "/venv/lib/python3.11/site-packages/"
 
@@ -161,7 +161,7 @@ def test_an_import_that_read_its_source_alone_counts_as_compiled() -> None:
         1: "torch/nn/__init__.py",
         50: "__pycache__/six.cpython-311.pyc",
         # By inspect, as it is imported; by a hash of all sources, long after.
-        51: "six.py",
+        60: "six.py",
         102: "__pycache__/idna.cpython-311.pyc",
         150: "idna.py",
     }
@@ -181,3 +181,23 @@ def test_an_import_that_read_its_source_alone_counts_as_compiled() -> None:
     facts = gather(trace, [window_of(*pieces)])[0]
 
     assert (facts.compiled_ns, facts.n_compiled) == (40 * MS, 1)
+
+
+def test_an_import_that_read_its_source_right_after_a_compiled_file_found_that_it_does_not_fit() -> None:
+    builder = TraceBuilder()
+    thread = builder.thread(1, 1)
+    for name, start_ms, source_us in (("six", 10, 100), ("idna", 50, 5_000)):
+        read_ns = T0_NS + start_ms * MS
+        builder.event(EventKind.IMPORT, thread, read_ns, 20 * MS, name)
+        builder.event(EventKind.SYSCALL, thread, read_ns, MS, "read", file=f"{SITE}__pycache__/{name}.cpython-311.pyc")
+        builder.event(EventKind.SYSCALL, thread, read_ns + MS + source_us * US, MS, "read", file=f"{SITE}{name}.py")
+    trace = builder.build()
+    rows = {trace.strings[int(name)]: row for row, name in enumerate(trace.events.name)}
+    pieces: list[Piece] = [
+        (20 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["six"]),
+        (20 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["idna"]),
+    ]
+
+    facts = gather(trace, [window_of(*pieces)])[0]
+
+    assert (facts.compiled_ns, facts.n_compiled, facts.n_misfits) == (20 * MS, 1, 1)

@@ -9,6 +9,7 @@ import pytest
 from slmtrace.model.report import BATCH_OTHERS
 from slmtrace.model.taxonomy import Cause, Stage, WindowKind
 from slmtrace.verdict.facts import DeviceUse, WindowFacts
+from slmtrace.verdict.imports import ImportedAgain
 from slmtrace.verdict.rules import RULES
 from tests.support.builders import MS
 from tests.support.verdicts import Scene, Times, rows
@@ -67,6 +68,7 @@ def mapped(n_faults: int) -> dict[Cause, dict[str, object]]:
     return {C.MAJOR_FAULT: {"files": [{"name": WEIGHTS, "ns": 2000 * MS, "count": n_faults, "bytes": 512 * MIB}]}}
 
 
+SPAWNED = ImportedAgain({C.IMPORT: 2000 * MS}, {"torch": 1800 * MS, "numpy": 200 * MS}, ("multiprocessing.spawn",))
 FEW = {"cpu": {"before": {"omp_num_threads": 1, "n_usable": 4}}}
 
 PAIRS: dict[str, Pair] = {
@@ -174,6 +176,11 @@ PAIRS: dict[str, Pair] = {
         Scene(IMPORTS, facts=WindowFacts(compiled_ns=4_000 * MS, n_compiled=900)),
         Scene(IMPORTS, facts=WindowFacts(compiled_ns=40 * MS, n_compiled=3)),
     ),
+    "serial_imports": Pair(
+        Scene(IMPORTS, facts=WindowFacts(again=SPAWNED)),
+        # vLLM for CPUs has no other way.
+        Scene(IMPORTS, facts=WindowFacts(again=replace(SPAWNED, ns_by_package={"torch": 1500 * MS, "vllm": 500 * MS}))),
+    ),
     "engine_queue": Pair(
         Scene(answer(C.ENGINE_QUEUE, 80, S.QUEUE), TTFT), Scene(answer(C.ENGINE_QUEUE, 1, S.QUEUE), TTFT)
     ),
@@ -279,6 +286,50 @@ def test_a_poll_that_timed_out_waited_for_an_answer_from_outside() -> None:
 
     assert finding.excess_ns == 800 * MS
     assert "in poll; for 800 ms of it no answer came in time" in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("n_misfits", "told"),
+    [
+        (0, "their .pyc files are missing"),
+        (900, "the .pyc files of 900 do not fit their sources' times and sizes"),
+        (400, "the .pyc files of 400 do not fit their sources' times and sizes, the others have none"),
+    ],
+)
+def test_compiled_files_that_do_not_fit_are_told_from_missing_ones(n_misfits: int, told: str) -> None:
+    facts = WindowFacts(compiled_ns=4000 * MS, n_compiled=900, n_misfits=n_misfits)
+
+    (finding,) = Scene(IMPORTS, facts=facts).findings()
+
+    assert finding.evidence.endswith(f": {told}")
+
+
+def test_pythons_own_search_costs_as_much_as_its_calls_do() -> None:
+    scene = Scene(load(C.OPEN_STAT, 1000, S.IMPORT), facts=WindowFacts(searched_ns=1500 * MS))
+
+    (finding,) = scene.findings()
+
+    # Of 6 s, a fiftieth is usual.
+    assert (finding.id, finding.excess_ns) == ("many_lookups", 2380 * MS)
+    assert "Python's own search around them 1.50 s" in finding.evidence
+
+
+def test_imports_from_source_that_come_twice_are_claimed_once() -> None:
+    scene = Scene(IMPORTS, facts=WindowFacts(compiled_ns=5000 * MS, n_compiled=900, again=SPAWNED))
+
+    claimed_ns = {finding.id: finding.excess_ns for finding in scene.findings()}
+
+    # Compiling takes 3 of 5 s, and so 1.2 of the 2 s that come twice.
+    assert claimed_ns == {"no_compiled_python": 3000 * MS, "serial_imports": 800 * MS}
+
+
+def test_vllm_forks_on_a_gpu_if_it_is_told_to() -> None:
+    again = replace(SPAWNED, ns_by_package={"torch": 1500 * MS, "vllm": 500 * MS}, processes=("VLLM::EngineCore",))
+
+    (finding,) = Scene(IMPORTS, facts=WindowFacts(again=again), state=gpu()).findings()
+
+    assert finding.evidence.startswith("VLLM::EngineCore started anew, and imported for 2.00 s")
+    assert finding.recommendation.startswith("VLLM_WORKER_MULTIPROC_METHOD=fork")
 
 
 @pytest.mark.parametrize(("before", "told"), [(0, "volume"), (20, "start again")])

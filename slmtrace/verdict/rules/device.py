@@ -68,7 +68,7 @@ def _first_uses(case: Case) -> Claim | None:
 
 
 def _link_down(case: Case) -> Claim | None:
-    for gpu in _gpus(case, "after"):
+    for gpu in gpus(case, "after"):
         width, widest = gpu.get("pcie_width"), gpu.get("pcie_width_max")
         if width and widest and width < widest:
             took_ns = case.left(_COPIES)
@@ -85,7 +85,7 @@ def _far_node(case: Case) -> Claim | None:
     """Copies that are slower than the link, of a program that may run on other NUMA nodes than the GPU's alone."""
     usable = case.known("numa", "nodes_usable")
     nodes = {node for node in (usable if isinstance(usable, list) else []) if isinstance(node, int)}
-    gpu_nodes = {node for gpu in _gpus(case, "before") if isinstance(node := gpu.get("numa_node"), int)}
+    gpu_nodes = {node for gpu in gpus(case, "before") if isinstance(node := gpu.get("numa_node"), int)}
     size_bytes, rate = case.size_bytes(*_COPIES), link_rate(case) * _LINK_EFFICIENCY
     if not nodes or not gpu_nodes or gpu_nodes & nodes or not size_bytes or not rate:
         return None
@@ -123,7 +123,7 @@ def _pinning(case: Case) -> Claim | None:
 
 def _clocks(case: Case) -> Claim | None:
     took_ns = case.left((Cause.GPU_KERNEL,))
-    for gpu in _gpus(case, "after"):
+    for gpu in gpus(case, "after"):
         clock, highest = gpu.get("sm_clock_mhz"), gpu.get("sm_clock_max_mhz")
         if clock and highest and clock < _MIN_CLOCK * highest and gpu.get("throttle_reasons", 0) & ~_IDLE:
             return Claim(
@@ -136,7 +136,7 @@ def _clocks(case: Case) -> Claim | None:
 
 
 def _shared_gpu(case: Case) -> Claim | None:
-    used = [int(gpu.get("memory_used_bytes") or 0) for gpu in _gpus(case, "before")]
+    used = [int(gpu.get("memory_used_bytes") or 0) for gpu in gpus(case, "before")]
     usual_ns = case.usual_ns((Cause.GPU_KERNEL,))
     if max(used, default=0) < _MIN_OTHER_BYTES or not usual_ns:
         return None
@@ -152,7 +152,7 @@ def _shared_gpu(case: Case) -> Claim | None:
 _IDLE = 1
 
 
-def _gpus(case: Case, moment: str) -> list[dict[str, Any]]:
+def gpus(case: Case, moment: str) -> list[dict[str, Any]]:
     found = case.known("gpu", "gpus", moment=moment)
     return [gpu for gpu in found if isinstance(gpu, dict)] if isinstance(found, list) else []
 

@@ -1,4 +1,4 @@
-"""Rules about the program itself: the tokenizer, garbage collection, imports of source files, odd requests."""
+"""Rules about the program itself: the tokenizer, garbage collection, imports of sources and twice, odd requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from ...model.taxonomy import Cause, Stage
 from ...units import format_count, format_ns
 from ..case import Case
 from ..floors import token_floor_ns
+from ..imports import IMPORTING
 from ..rule import Claim, Rule
+from .device import gpus
 
 GC_RANGE = "garbage collection"  # as the instrument calls it
 _TOKENIZING = (Cause.TOKENIZE, Cause.PYTHON, Cause.LOCK_WAIT, Cause.EXTERNAL, Cause.NO_EVIDENCE)
@@ -18,6 +20,7 @@ _COLLECTING = (Cause.PYTHON, Cause.IMPORT, Cause.CPU_KERNEL, Cause.TOKENIZE, Cau
 _USUAL_COLLECTIONS = 0.25
 # Compiling is about this part of importing a module from its source.
 _COMPILE_SHARE = 0.6
+_PACKAGES_TOLD = 3
 _WORK = (Cause.CPU_KERNEL, Cause.GPU_KERNEL, Cause.LAUNCH, Cause.PYTHON, Cause.TOKENIZE, Cause.DETOKENIZE, Cause.HTTP)
 
 
@@ -45,11 +48,40 @@ def _collections(case: Case) -> Claim | None:
 
 def _sources(case: Case) -> Claim | None:
     facts = case.facts
+    why = "their .pyc files are missing"
+    if facts.n_misfits:
+        why = f"the .pyc files of {format_count(facts.n_misfits)} do not fit their sources' times and sizes"
+        why += ", the others have none" if facts.n_misfits < facts.n_compiled else ""
     return Claim(
         round(_COMPILE_SHARE * facts.compiled_ns),
         f"{format_count(facts.n_compiled)} modules were compiled from source while they were imported "
-        f"({format_ns(facts.compiled_ns)}): their .pyc files are missing",
-        "python -m compileall -q on site-packages when the image is built; unset PYTHONDONTWRITEBYTECODE",
+        f"({format_ns(facts.compiled_ns)}): {why}",
+        "python -m compileall -q on site-packages as the last step of an image's build; unset PYTHONDONTWRITEBYTECODE",
+        confidence="medium",
+    )
+
+
+def _imported_again(case: Case) -> Claim | None:
+    """Imports of what the starting process had imported: a fork has it. Waits for files are not of their nature."""
+    again = case.facts.again
+    if "vllm" in again.ns_by_package and not gpus(case, "before"):
+        return None  # vLLM on CPUs always spawns (vllm/platforms/cpu.py sets it over whatever is set)
+    # What other rules explained of a cause, they explained of this part of it alike.
+    took_ns = sum(
+        again.ns_by_cause.get(cause, 0) * case.left((cause,)) // max(case.share(cause).ns, 1) for cause in IMPORTING
+    )
+    packages = sorted(again.ns_by_package, key=lambda name: (-again.ns_by_package[name], name))[:_PACKAGES_TOLD]
+    told = ", ".join(f"{name} {format_ns(again.ns_by_package[name])}" for name in packages)
+    preload = ", ".join(repr(name) for name in packages)
+    return Claim(
+        took_ns,
+        f"{', '.join(again.processes)} started anew, and imported for {format_ns(took_ns)} what the process that "
+        f"started it had imported before ({told})",
+        "VLLM_WORKER_MULTIPROC_METHOD=fork (vllm serve takes spawn where nothing is set; vLLM does so whatever is set "
+        "with --numa-bind, under Ray, and once CUDA is initialized)"
+        if "vllm" in again.ns_by_package
+        else "fork, where neither threads nor CUDA run yet: multiprocessing.set_start_method('fork'); or let a fork "
+        f"server import it meanwhile: set_start_method('forkserver'), set_forkserver_preload([{preload}])",
         confidence="medium",
     )
 
@@ -78,5 +110,6 @@ RULES = (
     Rule("slow_tokenizer", _TOKENIZING, _tokenizer, (Stage.TOKENIZE,)),
     Rule("garbage_collection", _COLLECTING, _collections),
     Rule("no_compiled_python", (Cause.IMPORT,), _sources),
+    Rule("serial_imports", IMPORTING, _imported_again, (Stage.IMPORT,)),
     Rule("odd_request", _WORK, _odd_request, is_work=True),
 )

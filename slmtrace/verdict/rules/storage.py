@@ -196,12 +196,14 @@ def _cold_code(case: Case) -> Claim | None:
 
 
 def _lookups(case: Case) -> Claim | None:
-    took_ns = case.left((Cause.OPEN_STAT,))
+    calls_ns, search_ns = case.left((Cause.OPEN_STAT,)), case.facts.searched_ns
     count, name = case.count(Cause.OPEN_STAT), case.largest("functions", (Cause.OPEN_STAT,))
+    search = f", and Python's own search around them {format_ns(search_ns)}" if search_ns else ""
     return Claim(
-        took_ns - round(_USUAL_LOOKUPS * case.total_ns),
-        f"{format_count(count)} calls to find and open files took {format_ns(took_ns)}"
-        + (f" ({name})" if name else ""),
+        calls_ns + search_ns - round(_USUAL_LOOKUPS * case.total_ns),
+        f"{format_count(count)} calls to find and open files took {format_ns(calls_ns)}"
+        + (f" ({name})" if name else "")
+        + search,
         "shorten sys.path and the directories on it: a small virtual environment of the program's own, on a local disk",
         confidence="medium",
     )
@@ -223,5 +225,5 @@ RULES = (
     Rule("swapped_out", DEVICE_WAITS, _swapped),
     Rule("cold_weights", DEVICE_WAITS, _cold_weights),
     Rule("cold_files", DEVICE_WAITS, _cold_code),
-    Rule("many_lookups", (Cause.OPEN_STAT,), _lookups, is_work=True),
+    Rule("many_lookups", (Cause.OPEN_STAT, Cause.IMPORT), _lookups, is_work=True),
 )
