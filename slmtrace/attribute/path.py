@@ -276,7 +276,7 @@ def _step(walk: _Walk, threads: Threads, staged: frozenset[int]) -> None:
     elif thread.run_out[run] == Out.PREEMPTED:
         walk.back_to(thread.run_end[run], State.RUNNABLE)
     elif thread.run_out[run] == Out.EXIT:
-        _after_exit(walk, thread.run_end[run], threads, staged)
+        _after_exit(walk, thread.run_end[run], threads)
     elif thread.run_out[run] == Out.OPEN:
         walk.back_to(thread.run_end[run], State.NO_SCHED)
     else:
@@ -339,14 +339,15 @@ def _through_spin(walk: _Walk, spun_ns: int, threads: Threads) -> bool:
     return goes_on
 
 
-def _after_exit(walk: _Walk, exit_ns: int, threads: Threads, staged: frozenset[int]) -> None:
-    """Go back to a thread's exit, or to when another thread of its process ran since: those end a process together.
+def _after_exit(walk: _Walk, exit_ns: int, threads: Threads) -> None:
+    """Go back to a thread's exit through what its process did since: that ends with its last thread.
 
-    The last of them closes its files, and so frees what it had of a device.
+    The last one closes the files, and so frees what the process had of a device.
     """
     other, ran_ns = threads.last_beside(walk.track, walk.ts_ns)
-    if walk.back_to(max(ran_ns, exit_ns), State.NO_SCHED) and (ran_ns <= exit_ns or not _follow(walk, other, staged)):
-        walk.back_to(exit_ns, State.NO_SCHED)
+    if walk.back_to(max(ran_ns, exit_ns), State.NO_SCHED) and ran_ns > exit_ns:
+        _through_stall(walk, exit_ns, other, threads[other])
+    walk.back_to(exit_ns, State.NO_SCHED)
 
 
 def _before_first_run(walk: _Walk, thread: _Thread, threads: Threads, staged: frozenset[int]) -> None:

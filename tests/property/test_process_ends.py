@@ -30,3 +30,7 @@ def test_after_a_threads_exit_the_last_one_of_its_process_goes_on(exit_ns: int, 
     unseen_ns = END_NS - (last_ns if is_mine else exit_ns)
     assert ns_by_cause[Cause.NO_EVIDENCE] == unseen_ns
     assert sum(ns_by_cause.values()) == END_NS
+    # Before its exit the window is about the thread itself, whatever the other did then.
+    assert report.segments is not None
+    before = report.segments.end_ns <= exit_ns
+    assert report.segments.dur_ns[before & (report.segments.track == main)].sum() == exit_ns
