@@ -32,8 +32,8 @@ def attribute(trace: Trace, windows: list[Window]) -> list[WindowReport]:
     book = EvidenceBook(trace)
     messages = find_messages(trace.events, trace.strings)
     add_deliveries(messages, trace, windows)
-    processes = [trace.tracks[row].pid for row in range(len(trace.tracks))]
-    threads = Threads(trace.sched, messages, find_locks(trace.events, book.evidence), processes)
+    locks = find_locks(trace.events, book.evidence)
+    threads = Threads(trace.sched, messages, locks, trace.tracks.pids().tolist())
     staged = _staged_tracks(trace, book)
     stages = RequestStages(book)
     waits = GpuWaits(book)

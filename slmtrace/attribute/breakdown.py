@@ -175,7 +175,7 @@ def _packages(rows: Ints, trace: Trace) -> SmallInts:
 def _kernels_after(segments: Segments, which: NDArray[np.intp], book: EvidenceBook) -> SmallInts:
     """Return the name of the first kernel that ran after each segment: what was loaded was loaded for it."""
     names = np.zeros(len(which), np.int32)
-    pids = np.array([book.trace.tracks[track].pid for track in segments.track[which].tolist()], np.int64)
+    pids = book.trace.tracks.pids()[segments.track[which]]
     for pid in np.unique(pids).tolist():
         if pid in book.gpu:
             rows = book.gpu[pid].next_kernels(segments.end_ns[which[pids == pid]])

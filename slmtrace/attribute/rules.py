@@ -319,7 +319,7 @@ def _around(
 
 
 def _classify_by_name(events: Events, strings: Strings, kind: EventKind, evidence: NDArray[np.uint8]) -> None:
-    rows = np.flatnonzero(events.kind == kind)
+    rows = events.of_kind(kind)
     names, inverse = np.unique(events.name[rows], return_inverse=True)
     by_name = np.array([_evidence_of_name(kind, strings[int(name)]) for name in names], np.uint8)
     if len(rows):

@@ -134,8 +134,8 @@ def gpu_work(trace: Trace) -> dict[int, ProcessWork]:
         is_work = np.isin(events.kind[rows], WORK_KINDS) & (events.end_ns[rows] > events.start_ns[rows])
         pid = trace.tracks[track].tid >> GPU_PROCESS_SHIFT
         found.setdefault(pid, ProcessWork(trace)).add(track, rows[is_work])
-    calls = np.flatnonzero(events.kind == EventKind.CUDA_API)
-    pids = np.array([trace.tracks[track].pid for track in events.track[calls].tolist()], np.int64)
+    calls = events.of_kind(EventKind.CUDA_API)
+    pids = trace.tracks.pids()[events.track[calls]]
     for pid in np.unique(pids).tolist():
         found.setdefault(pid, ProcessWork(trace)).calls_ns = np.sort(events.start_ns[calls[pids == pid]])
     return found

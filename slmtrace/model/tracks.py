@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 NO_TRACK = -1
 # What Perfetto has room for; the kernel hands out far less (PID_MAX_LIMIT in include/linux/threads.h).
 _LARGEST_ID = (1 << 31) - 1
@@ -86,6 +89,10 @@ class Tracks:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def pids(self) -> NDArray[np.int64]:
+        """Return the process of each row."""
+        return np.array([track.pid for track in self._rows], np.int64)
 
     def rows(self, kind: TrackKind) -> list[int]:
         """Return the rows of one kind."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..capture.layout import MARK_FIRST_TOKEN, MARK_READY, MARK_REQUEST_START
 from .events import MARK_KILLED, EventKind
 from .quality import Issue
@@ -52,7 +50,7 @@ def marks(trace: Trace, name: str) -> list[Mark]:
 
 def _marks(trace: Trace, is_wanted: Callable[[str], bool]) -> list[Mark]:
     events = trace.events
-    rows = np.flatnonzero(events.kind == EventKind.MARK)
+    rows = events.of_kind(EventKind.MARK)
     found = [
         Mark(int(events.start_ns[row]), int(events.track[row]), trace.strings[int(events.request[row])], name)
         for row in rows

@@ -101,7 +101,7 @@ class _Found(NamedTuple):
 def _rows(trace: Trace) -> Iterator[NDArray[np.intp]]:
     """Yield the rows of what is found, in that order."""
     events = trace.events
-    yield np.flatnonzero(events.kind == EventKind.BLOCK_IO)
+    yield events.of_kind(EventKind.BLOCK_IO)
     is_read = (events.kind == EventKind.SYSCALL) | ((events.kind == EventKind.FOLD) & (events.flags == FoldClass.READ))
     yield np.flatnonzero(is_read & (events.file > 0))
     names = [trace.strings.intern(name) for name in _TOKENIZERS]

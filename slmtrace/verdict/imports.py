@@ -49,11 +49,11 @@ def modules_known_above(trace: Trace) -> dict[int, set[int]]:
 
     Those are what multiprocessing started: what was forked has them, and another program is another program.
     """
-    rows = np.flatnonzero(trace.events.kind == EventKind.IMPORT)
+    rows = trace.events.of_kind(EventKind.IMPORT)
     spawned, servers = (_started_by(trace, rows, starter) for starter in _STARTERS)
     if not spawned and not servers:
         return {}
-    pids, parents = _pids(trace)[trace.events.track[rows]], _parents(trace)
+    pids, parents = trace.tracks.pids()[trace.events.track[rows]], _parents(trace)
     known_by_pid = {}
     for pid in parents:
         if pid in spawned or pid in servers or parents[pid][0] in servers:
@@ -69,7 +69,7 @@ def imported_again(trace: Trace, window: WindowReport, known_by_pid: Mapping[int
     segments = window.segments
     if segments is None or not known_by_pid:
         return ImportedAgain()
-    pids = _pids(trace)
+    pids = trace.tracks.pids()
     ns_by_cause: dict[Cause, int] = defaultdict(int)
     ns_by_package: dict[str, int] = defaultdict(int)
     again = set()
@@ -102,7 +102,7 @@ def _innermost_imports(trace: Trace, track: int, ts_ns: Ints) -> Ints:
 
 def _started_by(trace: Trace, imports: Ints, starter: str) -> set[int]:
     """Return the processes that imported this module outside all other imports."""
-    events, pids = trace.events, _pids(trace)
+    events, pids = trace.events, trace.tracks.pids()
     started = set()
     for row in imports[events.name[imports] == trace.strings.intern(starter)].tolist():
         others = imports[events.track[imports] == events.track[row]]
@@ -114,7 +114,7 @@ def _started_by(trace: Trace, imports: Ints, starter: str) -> set[int]:
 
 def _parents(trace: Trace) -> dict[int, tuple[int, int]]:
     """Return the parent of each process that was seen to start, and when it did."""
-    sched, pids = trace.sched, _pids(trace)
+    sched, pids = trace.sched, trace.tracks.pids()
     columns = pids[sched.fork_track], pids[sched.fork_by], sched.fork_ns
     forks = zip(*(column.tolist() for column in columns), strict=True)
     first: dict[int, tuple[int, int]] = {}
@@ -131,7 +131,3 @@ def _line(pid: int, parents: Mapping[int, tuple[int, int]]) -> list[tuple[int, i
         pid, started_ns = parents[pid]
         line[pid] = started_ns
     return list(line.items())
-
-
-def _pids(trace: Trace) -> Ints:
-    return np.array([trace.tracks[track].pid for track in range(len(trace.tracks))], np.int64)

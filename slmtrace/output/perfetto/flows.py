@@ -57,7 +57,7 @@ def _link_requests(trace: Trace, flows: Flows) -> None:
     events = trace.events
     rows = np.flatnonzero((events.request != 0) & np.isin(events.kind, [EventKind.RANGE, EventKind.ASYNC]))
     rows = rows[np.lexsort((rows, events.start_ns[rows], events.request[rows]))]
-    pid = np.array([track.pid for track in map(trace.tracks.__getitem__, range(len(trace.tracks)))], np.int64)
+    pid = trace.tracks.pids()
     before, after = rows[:-1], rows[1:]
     hops = (events.request[before] == events.request[after]) & (pid[events.track[before]] != pid[events.track[after]])
     flows.out[before[hops]] = before[hops] + 1

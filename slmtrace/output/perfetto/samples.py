@@ -25,7 +25,7 @@ _MAX_FRAMES = 512
 def write_samples(writer: EventWriter, trace: Trace) -> None:
     """Write the stack samples of all threads."""
     is_thread = np.array([trace.tracks[row].kind == TrackKind.THREAD for row in range(len(trace.tracks))], bool)
-    rows = np.flatnonzero(trace.events.kind == EventKind.SAMPLE)
+    rows = trace.events.of_kind(EventKind.SAMPLE)
     rows = rows[is_thread[trace.events.track[rows]]]
     if not len(rows):
         return
