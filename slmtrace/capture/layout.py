@@ -75,7 +75,8 @@ class SlotKind(enum.IntEnum):
     BEGIN = 3  # the start of a long range, for when its RANGE record never comes; end_ns 0
     MARK = 4  # an instant; name: MARK_*; id: request
     ASYNC = 5  # a stretch of a request that is not a call on a thread (coroutine); name, id as RANGE
-    IMPORT = 6  # a module's execution; name: module; used: nesting depth
+    # a module's execution; name: module; a: on-CPU ns in compiling its source, 0 if it was not; used: nesting depth
+    IMPORT = 6
     DLOPEN = 7  # an extension module's dlopen; name: module
     GENERATOR = 8  # a generator's life; a: items, b: ns inside the producer
     NOTE = 9  # name: topic (hook_miss, hook_error, process_title), id: text

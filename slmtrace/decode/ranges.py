@@ -44,8 +44,8 @@ def decode(log: RawLog, context: Context) -> Fragment:
             process.unfinished(),
             process.generators(),
             process.asyncs(),
-            process.imports(SlotKind.IMPORT, EventKind.IMPORT),
-            process.imports(SlotKind.DLOPEN, EventKind.DLOPEN),
+            process.imports(),
+            process.dlopens(),
             process.marks(),
             process.notes(),
         ]
@@ -133,10 +133,17 @@ class _Process:
         items = np.clip(records["a"], 1, np.iinfo(np.int32).max)
         return self._staged(EventKind.ASYNC, records, track=track, count=items, detail=records["b"])
 
-    def imports(self, kind: SlotKind, event_kind: EventKind) -> Events:
-        """Return the imports, or the loads of extension modules."""
-        records = self.slots.of_kind(kind)
-        return self._events(event_kind, records, stage=Stage.IMPORT, name=self._strings(records["name"]))
+    def imports(self) -> Events:
+        """Return the executions of modules, each with what compiling its source took."""
+        records = self.slots.of_kind(SlotKind.IMPORT)
+        compiled_ns = np.clip(records["a"], 0, (records["end_ns"] - records["start_ns"]).astype(np.int64))
+        names = self._strings(records["name"])
+        return self._events(EventKind.IMPORT, records, stage=Stage.IMPORT, name=names, detail=compiled_ns)
+
+    def dlopens(self) -> Events:
+        """Return the loads of extension modules."""
+        records = self.slots.of_kind(SlotKind.DLOPEN)
+        return self._events(EventKind.DLOPEN, records, stage=Stage.IMPORT, name=self._strings(records["name"]))
 
     def marks(self) -> Events:
         """Return the instants that windows are derived from."""

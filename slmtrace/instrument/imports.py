@@ -6,7 +6,7 @@ Modules keep their own __spec__ and __loader__, so that importlib.resources, ins
 from __future__ import annotations
 
 import sys
-from time import monotonic_ns
+from time import monotonic_ns, thread_time_ns
 
 from . import constants as c
 from .recorder import complain, recorder
@@ -14,8 +14,9 @@ from .recorder import complain, recorder
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from importlib.abc import SourceLoader
     from importlib.machinery import ExtensionFileLoader, ModuleSpec
-    from types import ModuleType
+    from types import CodeType, ModuleType
     from typing import Any
 
     PostImport = Callable[[ModuleType], None]
@@ -38,6 +39,7 @@ def install() -> None:
         (basics, "exec_module", _timed_exec),
         (extension, "exec_module", _timed_exec),
         (extension, "create_module", _timed_dlopen),
+        (external.SourceLoader, "source_to_code", _timed_compile),
     ):
         timed: Any = make(getattr(owner, attribute))
         # Python hides the frames of this file when it prints the traceback of a failed import (import.c,
@@ -62,15 +64,19 @@ def _timed_exec(original: Callable[[Any, ModuleType], None]) -> Callable[[Any, M
             _load_table(TABLE_BY_PACKAGE[name])
         local = recorder.local
         depth = getattr(local, "import_depth", 0)
-        local.import_depth = depth + 1
+        compiled_around_ns = getattr(local, "compiled_ns", 0)
+        local.import_depth, local.compiled_ns = depth + 1, 0
         start_ns = monotonic_ns()
         try:
             original(self, module)
         finally:
             end_ns = monotonic_ns()
-            local.import_depth = depth
+            compiled_ns = local.compiled_ns
+            local.import_depth, local.compiled_ns = depth, compiled_around_ns
             if end_ns - start_ns >= SHORTEST_NS:
-                recorder.write(c.IMPORT, recorder.intern(name), start_ns, end_ns, used=depth)
+                recorder.write(c.IMPORT, recorder.intern(name), start_ns, end_ns, a=compiled_ns, used=depth)
+            else:
+                local.compiled_ns += compiled_ns
         for run in _post_import.pop(name, ()):
             _run(run, module)
 
@@ -91,6 +97,18 @@ def _timed_dlopen(
                 recorder.write(c.DLOPEN, recorder.intern(spec.name), start_ns, end_ns, used=depth)
 
     return create_module
+
+
+def _timed_compile(original: Callable[..., CodeType]) -> Callable[..., CodeType]:
+    def source_to_code(self: SourceLoader, *args: Any, **options: Any) -> CodeType:
+        start_ns = thread_time_ns()
+        try:
+            return original(self, *args, **options)
+        finally:
+            local = recorder.local
+            local.compiled_ns = getattr(local, "compiled_ns", 0) + thread_time_ns() - start_ns
+
+    return source_to_code
 
 
 def _load_table(name: str) -> None:

@@ -29,7 +29,7 @@ class EventKind(enum.IntEnum):
     # A call on a thread; name: label; stage; size_bytes. With accounting, detail: its thread's on-CPU ns, count: minor
     # faults, flags: major faults; without, detail is 0 and count 1.
     RANGE = 1
-    IMPORT = 2  # a module's execution; name: module
+    IMPORT = 2  # a module's execution; name: module; detail: on-CPU ns in compiling its source
     DLOPEN = 3  # an extension module's dlopen; name: module
     # A stretch of a request on no thread in particular; name, stage, request; count and detail: of a generator, its
     # items and the ns inside it; of an engine's step, the request's own tokens and all tokens of the step.

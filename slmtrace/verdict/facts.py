@@ -34,9 +34,6 @@ _NEARLY_ALL = 0.8
 # (blk-throttle's slices are 20 and 100 ms).
 _HELD_NS = 1_000_000
 _DEEPEST = 10  # packages within packages
-# From a compiled file that does not fit to its source is a comparison of two numbers and an open (get_code in
-# Lib/importlib/_bootstrap_external.py). Who reads its own source has run first.
-_AT_ONCE_NS = 300_000
 # Labels of the ranges that turn text into tokens, whose size is what they made.
 _TOKENIZERS = ("tokenizer",)
 
@@ -68,8 +65,8 @@ class WindowFacts:
     own_queue_ns: int = 0  # on path, runnable, while threads of the tree had all CPUs
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made
-    compiled_ns: int = 0  # on path, in imports that compiled their module's source
-    n_compiled: int = 0  # such imports
+    compiled_ns: int = 0  # on path, in compiling the sources of imported modules
+    n_compiled: int = 0  # such modules
     n_misfits: int = 0  # those of them that had a compiled file, which did not fit the source
     searched_ns: int = 0  # on path, in imports, beside the calls of long searches for a module
     again: ImportedAgain = field(default_factory=ImportedAgain)
@@ -224,55 +221,47 @@ def _fault_cost_ns(trace: Trace) -> int:
 
 
 def _compiled(trace: Trace, window: WindowReport, file_reads: ByStart) -> tuple[int, int, int]:
-    """Return the path's time in imports that compiled their module's source, how many, and for misfits how many.
+    """Return what compiling modules cost the path, how many, and how many of them had a compiled file that did not fit.
 
-    Those read the source alone, for want of a compiled file, or right after a compiled file that did not fit it.
-    Sources are read for other reasons too, by modules that look at themselves, or for a hash of them all: later.
+    Of each, no more than what its import had on the path: several threads may import at once.
     """
     segments, events = window.segments, trace.events
     if segments is None:
         return 0, 0, 0
     mine = np.flatnonzero((segments.cause == Cause.IMPORT) & (segments.event != NO_EVENT))
+    mine = mine[events.detail[segments.event[mine]] > 0]
     if not len(mine):
         return 0, 0, 0
-    rows = distinct_rows(segments.event[mine])[0]
-    reads = file_reads.meeting(window.start_ns, window.end_ns)
-    name_of = {name: trace.strings[name] for name in distinct_rows(events.name[rows])[0].tolist()}
+    rows, of_row = np.unique(segments.event[mine].astype(np.int64), return_inverse=True)
+    on_path_ns = np.bincount(of_row, segments.dur_ns[mine]).astype(np.int64)
+    compiled_ns = int(np.minimum(events.detail[rows], on_path_ns).sum())
+    return compiled_ns, len(rows), _n_misfits(trace, rows, file_reads.meeting(window.start_ns, window.end_ns))
+
+
+def _n_misfits(trace: Trace, compiled: Ints, reads: Ints) -> int:
+    """Return how many of the imports that compiled their source had read a compiled file of their own module."""
+    events = trace.events
+    name_of = {name: trace.strings[name] for name in distinct_rows(events.name[compiled])[0].tolist()}
     modules = _modules_by_file(trace, distinct_rows(events.file[reads])[0].tolist(), set(name_of.values()))
-    if not modules:
-        return 0, 0, 0
-    imports: dict[tuple[int, str], list[int]] = {}
-    for row in rows.tolist():
-        imports.setdefault((int(events.track[row]), name_of[int(events.name[row])]), []).append(row)
-
-    def reading(suffix: str) -> dict[int, list[int]]:
-        """Return the reads of each import that read a file of its own module, in order of time."""
-        files = [file for file in modules if trace.strings[file].endswith(suffix)]
-        reads_by_import: dict[int, list[int]] = defaultdict(list)
-        for read in reads[np.isin(events.file[reads], files)].tolist():
-            for name in modules[int(events.file[read])]:
-                for row in imports.get((int(events.track[read]), name), ()):
-                    if events.start_ns[row] < events.end_ns[read] and events.start_ns[read] < events.end_ns[row]:
-                        reads_by_import[row].append(read)
-        return reads_by_import
-
-    sources, caches = reading(".py"), reading(".pyc")
-    missing = sources.keys() - caches.keys()
-    misfits = {
-        row
-        for row in sources.keys() & caches.keys()
-        if any(0 <= events.start_ns[source] - events.end_ns[caches[row][0]] <= _AT_ONCE_NS for source in sources[row])
-    }
-    is_compiled = np.isin(segments.event[mine], list(missing | misfits))
-    return int(segments.dur_ns[mine[is_compiled]].sum()), len(missing | misfits), len(misfits)
+    reads_by_thread_and_module: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for read in reads[np.isin(events.file[reads], list(modules))].tolist():
+        for name in modules[int(events.file[read])]:
+            reads_by_thread_and_module[int(events.track[read]), name].append(read)
+    return sum(
+        any(
+            events.start_ns[row] < events.end_ns[read] and events.start_ns[read] < events.end_ns[row]
+            for read in reads_by_thread_and_module.get((int(events.track[row]), name_of[int(events.name[row])]), ())
+        )
+        for row in compiled.tolist()
+    )
 
 
 def _modules_by_file(trace: Trace, files: Sequence[int], imported: set[str]) -> dict[int, set[str]]:
-    """Return which of the imported modules each source or compiled file may be of; only of files that are of any."""
+    """Return which of the imported modules each compiled file may be of; only of files that are of any."""
     found, last_names = {}, {name.rpartition(".")[2] for name in imported}
     for file in files:
         path = trace.strings[file]
-        if path.endswith((".py", ".pyc")):
+        if path.endswith(".pyc"):
             parts = _module_parts(path)
             # Most files are of no module, which the last part of their names alone tells.
             if parts[-1] in last_names and (names := imported.intersection(_module_names(parts))):
@@ -281,7 +270,7 @@ def _modules_by_file(trace: Trace, files: Sequence[int], imported: set[str]) -> 
 
 
 def _module_parts(path: str) -> list[str]:
-    """Return a source or compiled file's module, and the directories that it is in, the innermost last."""
+    """Return a compiled file's module, and the directories that it is in, the innermost last."""
     directory, _, name = path.rpartition("/")
     module = f"{directory.removesuffix('/__pycache__')}/{name.split('.')[0]}".removesuffix("/__init__")
     return module.split("/")

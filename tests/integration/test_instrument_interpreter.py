@@ -58,11 +58,28 @@ def test_imports_are_timed_and_nested(tmp_path: Path) -> None:
     assert outer.process == "script.py"
 
 
+def test_compiling_a_module_is_told_by_its_own_import_and_once(tmp_path: Path) -> None:
+    (tmp_path / "inner_module.py").write_text("".join(f"a{n} = [{n}, {{{n}: 'x'}}]\n" for n in range(3000)))
+    script(tmp_path, "import inner_module", "outer_module.py")
+    main = script(tmp_path, "import outer_module")
+
+    rows = []
+    for raw in (tmp_path / "first", tmp_path / "second"):
+        assert run_python([main], raw, environ={"PYTHONDONTWRITEBYTECODE": ""}).returncode == 0
+        rows.append({row.name: row for row in read_raw(raw) if row.kind is EventKind.IMPORT})
+
+    inner, outer = rows[0]["inner_module"], rows[0]["outer_module"]
+    assert inner.detail > (inner.end_ns - inner.start_ns) / 2
+    assert outer.detail < inner.detail / 2
+    assert rows[1]["inner_module"].detail == 0
+
+
 @pytest.mark.parametrize(
     "program",
     [
         "import a_module_that_is_missing",
         "import broken_module",
+        "import misspelt_module",
         "raise ValueError('mine')",
         "import sys; print(sys.path[1:]); print('sitecustomize' in sys.modules)",
         "import json; print(json.__spec__.origin, type(json.__loader__))",
@@ -71,6 +88,7 @@ def test_imports_are_timed_and_nested(tmp_path: Path) -> None:
 )
 def test_output_tracebacks_and_exit_codes_are_those_of_the_target(tmp_path: Path, program: str) -> None:
     script(tmp_path, "def f():\n    1 / 0\nf()", "broken_module.py")
+    script(tmp_path, "def f(:", "misspelt_module.py")
     main = script(tmp_path, program)
 
     plain = run_python([main], None)

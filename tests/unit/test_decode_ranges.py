@@ -116,13 +116,14 @@ def test_on_cpu_time_never_exceeds_its_range(tmp_path: Path) -> None:
 def test_imports_marks_generators_and_notes_become_events(tmp_path: Path) -> None:
     rows, _, _ = decode_records(
         tmp_path,
-        slot(SlotKind.IMPORT, start_ns=10, end_ns=50, name=4, used=1),
+        slot(SlotKind.IMPORT, start_ns=10, end_ns=50, name=4, a=30, used=1),
         slot(SlotKind.DLOPEN, start_ns=11, end_ns=40, name=4),
         slot(SlotKind.GENERATOR, start_ns=60, end_ns=90, name=1, a=8, b=12),
         slot(SlotKind.MARK, start_ns=95, end_ns=95, name=5, id=6),
         slot(SlotKind.NOTE, start_ns=96, end_ns=96, name=5, id=4),
     )
 
+    assert rows[0].detail == 30
     assert [(row.kind, row.stage, row.name, row.request, row.count, row.work_ns) for row in rows] == [
         (EventKind.IMPORT, "import", "torch", "", 1, 40),
         (EventKind.DLOPEN, "import", "torch", "", 1, 29),

@@ -11,7 +11,7 @@ from slmtrace.model.taxonomy import Cause, Stage, WindowKind
 from slmtrace.model.trace import CounterSeries
 from slmtrace.model.tracks import TrackKind
 from slmtrace.verdict.facts import gather
-from tests.support.builders import MS, T0_NS, US, Piece, TraceBuilder, make_segments, make_window
+from tests.support.builders import MS, T0_NS, Piece, TraceBuilder, make_segments, make_window
 
 SITE = "/venv/lib/python3.11/site-packages/"
 
@@ -154,43 +154,33 @@ def test_the_tokens_of_a_window_are_those_of_its_own_tokenizer_calls() -> None:
     assert facts[0].n_tokens == 128
 
 
-def test_an_import_that_read_its_source_alone_counts_as_compiled() -> None:
+def test_compiling_counts_as_far_as_its_imports_are_on_the_path() -> None:
     builder = TraceBuilder()
     thread = builder.thread(1, 1)
-    files = {
-        1: "torch/nn/__init__.py",
-        50: "__pycache__/six.cpython-311.pyc",
-        # By inspect, as it is imported; by a hash of all sources, long after.
-        60: "six.py",
-        102: "__pycache__/idna.cpython-311.pyc",
-        150: "idna.py",
-    }
-    for start_ms, file in files.items():
-        builder.event(EventKind.SYSCALL, thread, T0_NS + start_ms * MS, MS, "read", file=SITE + file)
-    for name, start_ms, length_ms in (("torch.nn", 0, 40), ("six", 40, 60), ("idna", 100, 10)):
-        builder.event(EventKind.IMPORT, thread, T0_NS + start_ms * MS, length_ms * MS, name)
+    imports = {"torch.nn": (40, 30), "six": (60, 0), "idna": (10, 8)}  # length, and what of it compiled its source
+    for name, (length_ms, compiled_ms) in imports.items():
+        builder.event(EventKind.IMPORT, thread, T0_NS, length_ms * MS, name, detail=compiled_ms * MS)
     trace = builder.build()
     rows = {trace.strings[int(name)]: row for row, name in enumerate(trace.events.name)}
     pieces: list[Piece] = [
-        (40 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["torch.nn"]),
+        (25 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["torch.nn"]),
         (60 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["six"]),
-        (10 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["idna"]),
+        (9 * MS, Stage.IMPORT, Cause.IMPORT, thread, rows["idna"]),
         (60 * MS, Stage.COMPILE, Cause.TORCH_COMPILE, thread, NO_EVENT),
     ]
 
     facts = gather(trace, [window_of(*pieces)])[0]
 
-    assert (facts.compiled_ns, facts.n_compiled) == (40 * MS, 1)
+    assert (facts.compiled_ns, facts.n_compiled, facts.n_misfits) == (33 * MS, 2, 0)
 
 
-def test_an_import_that_read_its_source_right_after_a_compiled_file_found_that_it_does_not_fit() -> None:
+def test_a_module_that_was_compiled_although_it_has_a_compiled_file_is_a_misfit() -> None:
     builder = TraceBuilder()
     thread = builder.thread(1, 1)
-    for name, start_ms, source_us in (("six", 10, 100), ("idna", 50, 5_000)):
-        read_ns = T0_NS + start_ms * MS
-        builder.event(EventKind.IMPORT, thread, read_ns, 20 * MS, name)
-        builder.event(EventKind.SYSCALL, thread, read_ns, MS, "read", file=f"{SITE}__pycache__/{name}.cpython-311.pyc")
-        builder.event(EventKind.SYSCALL, thread, read_ns + MS + source_us * US, MS, "read", file=f"{SITE}{name}.py")
+    for name, start_ms, file in (("six", 10, "six"), ("idna", 50, "certifi")):
+        builder.event(EventKind.IMPORT, thread, T0_NS + start_ms * MS, 20 * MS, name, detail=5 * MS)
+        read_ns, path = T0_NS + start_ms * MS + MS, f"{SITE}__pycache__/{file}.cpython-311.pyc"
+        builder.event(EventKind.SYSCALL, thread, read_ns, MS, "read", file=path)
     trace = builder.build()
     rows = {trace.strings[int(name)]: row for row, name in enumerate(trace.events.name)}
     pieces: list[Piece] = [
@@ -200,4 +190,4 @@ def test_an_import_that_read_its_source_right_after_a_compiled_file_found_that_i
 
     facts = gather(trace, [window_of(*pieces)])[0]
 
-    assert (facts.compiled_ns, facts.n_compiled, facts.n_misfits) == (20 * MS, 1, 1)
+    assert (facts.compiled_ns, facts.n_compiled, facts.n_misfits) == (10 * MS, 2, 1)

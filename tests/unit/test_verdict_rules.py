@@ -315,7 +315,7 @@ def test_pythons_own_search_costs_as_much_as_its_calls_do() -> None:
 
 
 def test_imports_from_source_that_come_twice_are_claimed_once() -> None:
-    scene = Scene(IMPORTS, facts=WindowFacts(compiled_ns=5000 * MS, n_compiled=900, again=SPAWNED))
+    scene = Scene(IMPORTS, facts=WindowFacts(compiled_ns=3000 * MS, n_compiled=900, again=SPAWNED))
 
     claimed_ns = {finding.id: finding.excess_ns for finding in scene.findings()}
 

@@ -18,8 +18,6 @@ _COLLECTING = (Cause.PYTHON, Cause.IMPORT, Cause.CPU_KERNEL, Cause.TOKENIZE, Cau
 # Importing makes garbage by its nature: a healthy load of torch and transformers collects for up to a fifth of what it
 # takes without.
 _USUAL_COLLECTIONS = 0.25
-# Compiling is about this part of importing a module from its source.
-_COMPILE_SHARE = 0.6
 _PACKAGES_TOLD = 3
 _WORK = (Cause.CPU_KERNEL, Cause.GPU_KERNEL, Cause.LAUNCH, Cause.PYTHON, Cause.TOKENIZE, Cause.DETOKENIZE, Cause.HTTP)
 
@@ -53,9 +51,9 @@ def _sources(case: Case) -> Claim | None:
         why = f"the .pyc files of {format_count(facts.n_misfits)} do not fit their sources' times and sizes"
         why += ", the others have none" if facts.n_misfits < facts.n_compiled else ""
     return Claim(
-        round(_COMPILE_SHARE * facts.compiled_ns),
-        f"{format_count(facts.n_compiled)} modules were compiled from source while they were imported "
-        f"({format_ns(facts.compiled_ns)}): {why}",
+        facts.compiled_ns,
+        f"compiling {format_count(facts.n_compiled)} imported modules from their sources took "
+        f"{format_ns(facts.compiled_ns)}: {why}",
         "python -m compileall -q on site-packages as the last step of an image's build; unset PYTHONDONTWRITEBYTECODE",
         confidence="medium",
     )
