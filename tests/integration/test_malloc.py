@@ -21,7 +21,7 @@ from tests.support.logs import make_context, new_capture
 
 N_CALLS = 1009
 SIZE_BYTES = 12347
-ALL_CALLS_NS = 1  # a threshold that every call exceeds
+ALL_CALLS_NS = 0  # a threshold that every call reaches, however few ticks of the clock it takes
 LIBRARIES = {
     "libc": "",
     "jemalloc": "libjemalloc.so.2",
@@ -137,7 +137,7 @@ def test_every_call_is_recorded_with_its_size_and_time(tmp_path: Path, program: 
     assert run.count("free", 0) >= N_CALLS
     assert run.events.start_ns.min() >= run.start_ns
     assert run.events.end_ns.max() <= run.end_ns
-    assert (run.events.end_ns > run.events.start_ns).all()
+    assert (run.events.end_ns >= run.events.start_ns).all()
     assert run.result.written == sum(fragment.decoded for fragment in run.fragments)
     assert run.result.lost == {}
 

@@ -87,6 +87,8 @@ def test_a_tokenizer_that_sleeps_is_named_in_every_request(tmp_path: Path) -> No
 
 # Of two runs one may meet another program, or a slower moment of the machine.
 ATTEMPTS = 3
+# Requests of a run; each takes many seconds where Python collects before every layer.
+N_REQUESTS = {"collections": 1}
 # A fault that can be cured, the finding that recommends the cure, and the window of a program that suffers from it.
 CURES = (
     ("io_throttled", "io_throttled", "read"),
@@ -100,17 +102,17 @@ CURES = (
 LEAST_NS = {"io_throttled": 1_500_000_000}
 
 
-def suffer(directory: Path, fault: list[str], window: str) -> dict[str, Any]:
-    """Record the window of a program under a fault; of several requests the slowest."""
+def suffer(directory: Path, fault: list[str], window: str) -> list[dict[str, Any]]:
+    """Record the window of a program under a fault, or those of all its requests."""
     capture = Path(tempfile.mkdtemp(dir=directory)) / "capture"
     commands = {
         "read": ["record", "-o", str(capture), "--", sys.executable, "-c", READ, str(directory / "model.safetensors")],
         "burn": ["record", "-o", str(capture), "--", sys.executable, "-c", BURN],
     }
-    run = ["run", "--model", str(directory / "tiny"), "--requests", "2", "-o", str(capture)]
+    n_requests = str(N_REQUESTS.get(fault[0], 4))
+    run = ["run", "--model", str(directory / "tiny"), "--requests", n_requests, "-o", str(capture)]
     report = record(capture, [*fault, "--model", str(directory)], commands.get(window, run))
-    found: list[dict[str, Any]] = [one for one in report["windows"] if one["name"] == window or window in commands]
-    return max(found, key=lambda one: int(one["total_ns"]))
+    return [one for one in report["windows"] if one["name"] == window or window in commands]
 
 
 @pytest.mark.root
@@ -126,10 +128,14 @@ def test_doing_what_a_finding_recommends_saves_what_it_predicted(
     gains = []
     for _ in range(ATTEMPTS):
         held, cured = suffer(tmp_path, [fault], window), suffer(tmp_path, [fault, "--cured"], window)
-        assert finding not in findings(cured)
-        predicted_ns = findings(held)[finding]["predicted_gain_ns"]
+        assert not any(finding in findings(one) for one in cured)
+        found = [findings(one)[finding] for one in held if finding in findings(one)]
+        # A request may come when the lock is free for once.
+        assert len(found) > len(held) / 2
+        predicted_ns = sum(one["predicted_gain_ns"] for one in found)
         assert predicted_ns >= LEAST_NS.get(fault, 0)
-        gains.append(round((held["total_ns"] - cured["total_ns"]) / predicted_ns, 2))
+        saved_ns = sum(one["total_ns"] for one in held) - sum(one["total_ns"] for one in cured)
+        gains.append(round(saved_ns / predicted_ns, 2))
         if gains[-1] == pytest.approx(1, abs=0.2):
             break
     else:
