@@ -85,8 +85,8 @@ def _recorders(args: argparse.Namespace, program: list[str]) -> dict[str, Record
     }
     for name in PEERS if "all" in args.beside else args.beside:
         peer = PEERS[name]
-        if not peer.is_installed:
-            raise SystemExit(f"{name} is not installed; try: {peer.install}")
+        if not peer.is_able:
+            raise SystemExit(f"{name} cannot run here; try: {peer.install}")
         found[name] = lambda out, peer=peer: peer.wrap(program, out)
     return found
 

@@ -20,13 +20,13 @@ class Peer:
     """A recorder: `wrap` turns the program's words and a directory to write to into the command to run."""
 
     wrap: Callable[[Sequence[str], Path], list[str]]
-    needs: str  # a command on PATH, or a module
+    needs: Sequence[str]  # commands on PATH, modules, or files
     install: str
 
     @property
-    def is_installed(self) -> bool:
+    def is_able(self) -> bool:
         """Say whether it can be run."""
-        return bool(shutil.which(self.needs) or importlib.util.find_spec(self.needs))
+        return all(shutil.which(one) or Path(one).exists() or importlib.util.find_spec(one) for one in self.needs)
 
 
 def _torch_profiler(program: Sequence[str], out: Path) -> list[str]:
@@ -34,16 +34,16 @@ def _torch_profiler(program: Sequence[str], out: Path) -> list[str]:
 
 
 def _viztracer(program: Sequence[str], out: Path) -> list[str]:
-    return [*STAMP, sys.executable, "-m", "viztracer", "--quiet", "-o", str(out / "trace.json"), "--", *program]
+    return [*STAMP, sys.executable, "-m", ("viztracer",), "--quiet", "-o", str(out / "trace.json"), "--", *program]
 
 
 def _py_spy(program: Sequence[str], out: Path) -> list[str]:
     options = ["--rate", "100", "--format", "speedscope", "--output", str(out / "profile.json")]
-    return [*STAMP, "py-spy", "record", *options, "--", sys.executable, *program]
+    return [*STAMP, ("py-spy",), "record", *options, "--", sys.executable, *program]
 
 
 def _memray(program: Sequence[str], out: Path) -> list[str]:
-    return [*STAMP, sys.executable, "-m", "memray", "run", "--quiet", "-o", str(out / "memray.bin"), *program]
+    return [*STAMP, sys.executable, "-m", ("memray",), "run", "--quiet", "-o", str(out / "memray.bin"), *program]
 
 
 def _strace(program: Sequence[str], out: Path) -> list[str]:
@@ -59,10 +59,14 @@ def _bpftrace(program: Sequence[str], out: Path) -> list[str]:
 
 # Where a recorder's own start counts as the program's load, it is because the program cannot start before it.
 PEERS = {
-    "torch.profiler": Peer(_torch_profiler, "torch", "pip install 'slmtrace[hf]'"),
-    "viztracer": Peer(_viztracer, "viztracer", "pip install 'slmtrace[bench]'"),
-    "py-spy": Peer(_py_spy, "py-spy", "pip install slmtrace"),
-    "memray": Peer(_memray, "memray", "pip install 'slmtrace[bench]'"),
-    "strace": Peer(_strace, "strace", "apt-get install strace"),
-    "bpftrace": Peer(_bpftrace, "bpftrace", "apt-get install bpftrace"),
+    "torch.profiler": Peer(_torch_profiler, ("torch",), "pip install 'slmtrace[hf]'"),
+    "viztracer": Peer(_viztracer, ("viztracer",), "pip install 'slmtrace[bench]'"),
+    "py-spy": Peer(_py_spy, ("py-spy",), "pip install slmtrace"),
+    "memray": Peer(_memray, ("memray",), "pip install 'slmtrace[bench]'"),
+    "strace": Peer(_strace, ("strace",), "apt-get install strace"),
+    "bpftrace": Peer(
+        _bpftrace,
+        ("bpftrace", "/sys/kernel/tracing/events"),
+        "apt-get install bpftrace; mount -t tracefs nodev /sys/kernel/tracing",
+    ),
 }
