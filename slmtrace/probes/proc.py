@@ -115,6 +115,9 @@ class ProcProbe(Probe):
     def _values(self, is_slow_due: bool) -> Values:
         for name, total_us in procfs.read_pressure().items():
             yield f"psi {name} us", total_us
+        busy_us = procfs.busy_us()
+        if busy_us is not None:
+            yield "cpu busy us", busy_us
         yield from _vmstat_values()
         yield from _cgroup_values(self._cgroups)
         if self._tree:

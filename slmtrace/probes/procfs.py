@@ -10,6 +10,7 @@ from pathlib import Path
 PROC = Path("/proc")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # What version 1 of cgroups calls a controller, and what version 2 does.
 _CONTROLLERS = {"cpu": "cpu", "memory": "memory", "io": "io", "blkio": "io"}
 # What version 1 has in files of their own, a line a device, is a setting of io.max in version 2.
@@ -64,6 +65,21 @@ def read_pressure(directory: Path = PROC / "pressure") -> dict[str, int]:
             if total.isdigit():
                 totals[f"{resource} {kind}"] = int(total)
     return totals
+
+
+def busy_us() -> int | None:
+    """Return how long the CPUs of this machine were busy since its start, all together, in us (proc_stat(5)).
+
+    None where the file is a container's own count, in which what others run is left out: lxcfs mounts it over /proc.
+    """
+    path = PROC / "stat"
+    try:
+        if path.stat().st_dev != PROC.stat().st_dev:
+            return None
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, (read_text(path) or "cpu 0 0 0 0 0 0 0").split()[1:8])
+    return (user + nice + system + irq + softirq) * 1_000_000 // TICKS_PER_S
 
 
 def find_cgroup_dirs(pid: int | str = "self") -> dict[str, Path]:

@@ -62,7 +62,8 @@ class WindowFacts:
     grown: Mapping[str, int] = field(default_factory=dict)  # how much each counter grew around the window
     device: DeviceUse = field(default_factory=DeviceUse)
     busy_cpus: float = 0.0  # on which threads of the tree ran while the path computed on a CPU
-    own_queue_ns: int = 0  # on path, runnable, while threads of the tree had all CPUs
+    own_queue_ns: int = 0  # on path, runnable, while threads of the tree had the CPUs
+    others_ns: int | None = None  # what others ran around the window, on all CPUs together; None: not known
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made
     compiled_ns: int = 0  # on path, in compiling the sources of imported modules
@@ -116,12 +117,14 @@ def _facts(
     known_by_pid: Mapping[int, set[int]],
 ) -> WindowFacts:
     compiled_ns, n_compiled, n_misfits = _compiled(trace, window, found.file_reads)
+    others_ns = _others_ns(trace.counters, window, runs_by_cpu)
     tokenizing = found.tokenizing.starting(window.start_ns, window.end_ns)
     return WindowFacts(
         grown=_growth(trace.counters, window),
         device=_device_use(trace, window, found.block_io),
         busy_cpus=_busy_cpus(window, runs_by_cpu),
-        own_queue_ns=_own_queue_ns(window, runs_by_cpu),
+        own_queue_ns=_own_queue_ns(window, runs_by_cpu, others_ns),
+        others_ns=others_ns,
         fault_ns=fault_ns,
         n_tokens=int(trace.events.size_bytes[tokenizing].sum()),
         compiled_ns=compiled_ns,
@@ -146,10 +149,28 @@ def _growth(counters: Sequence[CounterSeries], window: WindowReport) -> dict[str
     for series in counters:
         if not len(series.ts_ns):
             continue
-        low = max(int(np.searchsorted(series.ts_ns, window.start_ns, side="right")) - 1, 0)
-        high = min(int(np.searchsorted(series.ts_ns, window.end_ns, side="left")), len(series.ts_ns) - 1)
+        low, high = _readings_around(series, window)
         grown[series.name] = int(series.value[high] - series.value[low]) if high > low else 0
     return grown
+
+
+def _readings_around(series: CounterSeries, window: WindowReport) -> tuple[int, int]:
+    """Return the last reading before a window and the first one after it, or the nearest that there are."""
+    low = max(int(np.searchsorted(series.ts_ns, window.start_ns, side="right")) - 1, 0)
+    return low, min(int(np.searchsorted(series.ts_ns, window.end_ns, side="left")), len(series.ts_ns) - 1)
+
+
+def _others_ns(counters: Sequence[CounterSeries], window: WindowReport, runs_by_cpu: Sequence[Intervals]) -> int | None:
+    """Return how long the CPUs were busy with what is not of the tree, between the two readings around a window."""
+    busy = next((series for series in counters if series.name == "cpu busy" and len(series.ts_ns)), None)
+    if busy is None or not runs_by_cpu:
+        return None
+    low, high = _readings_around(busy, window)
+    start_ns, end_ns = busy.ts_ns[[low]], busy.ts_ns[[high]]
+    if start_ns[0] > window.start_ns or end_ns[0] < window.end_ns:
+        return None
+    own_ns = sum(int(covered_ns(runs, start_ns, end_ns).sum()) for runs in runs_by_cpu)
+    return max(1000 * int(busy.value[high] - busy.value[low]) - own_ns, 0)
 
 
 def _device_use(trace: Trace, window: WindowReport, block_io: ByStart) -> DeviceUse:
@@ -190,10 +211,18 @@ def _runs_by_cpu(sched: Sched) -> list[Intervals]:
     return runs
 
 
-def _own_queue_ns(window: WindowReport, runs_by_cpu: Sequence[Intervals]) -> int:
-    """Return how long the path waited for a CPU while threads of the tree had all of them, or nearly."""
+def _own_queue_ns(window: WindowReport, runs_by_cpu: Sequence[Intervals], others_ns: int | None) -> int:
+    """Return how long the path waited for a CPU because of threads of the tree.
+
+    Those had all CPUs, or nearly. Or one of them had one, and others ran for too little time to be the cause.
+    """
+    if not runs_by_cpu:
+        return 0
     waited_ns, held_ns = _during(window.segments, Cause.RUN_QUEUE, runs_by_cpu)
-    return int(waited_ns[held_ns >= _NEARLY_ALL * len(runs_by_cpu) * waited_ns].sum()) if runs_by_cpu else 0
+    crowded_ns = int(waited_ns[held_ns >= _NEARLY_ALL * len(runs_by_cpu) * waited_ns].sum())
+    if others_ns is None:
+        return crowded_ns
+    return max(crowded_ns, min(int(waited_ns.sum()) - others_ns, int(np.minimum(waited_ns, held_ns).sum())))
 
 
 def _busy_cpus(window: WindowReport, runs_by_cpu: Sequence[Intervals]) -> float:

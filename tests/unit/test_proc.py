@@ -226,3 +226,22 @@ def test_limits_of_memory_that_were_met_are_counted_in_both_versions(tmp_path: P
     assert procfs.read_memory_events(tmp_path / "v1") == {"failcnt": 41}
     assert procfs.read_memory_events(tmp_path / "v2") == {"high": 7, "max": 0}
     assert procfs.read_memory_events(None) == {}
+
+
+def test_the_time_that_the_cpus_were_busy_is_without_idle_waiting_and_stolen_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stat").write_text("cpu  1 2 4 1000 1000 8 16 1000 0 0\ncpu0 1 2 4 1000 1000 8 16 1000 0 0\n")
+    monkeypatch.setattr(procfs, "PROC", tmp_path)
+    monkeypatch.setattr(procfs, "TICKS_PER_S", 100)
+
+    assert procfs.busy_us() == 310_000
+
+
+def test_a_containers_own_count_of_busy_cpus_is_not_taken_for_the_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(procfs, "PROC", tmp_path)
+    (tmp_path / "stat").symlink_to("/proc/stat")  # another file system's file, as lxcfs has it
+
+    assert procfs.busy_us() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from slmtrace.capture.layout import MARK_REQUEST_END, MARK_REQUEST_START, FoldClass
 from slmtrace.model.events import NO_EVENT, EventKind
@@ -96,8 +97,11 @@ def test_a_request_says_how_long_nobody_asked_before_it() -> None:
     assert [one.idle_ns for one in facts] == [0, 700 * MS, 0]
 
 
-def _crowd(n_threads: int, n_cpus: int) -> int:
-    """Return the wait that threads of the tree caused, where so many take turns on so many CPUs."""
+def _crowd(n_threads: int, n_cpus: int, busy_us: int | None = None) -> int:
+    """Return the wait that threads of the tree caused, where so many take turns on so many CPUs.
+
+    `busy_us` is what the kernel says that the CPUs were busy meanwhile, for these and for others.
+    """
     builder = TraceBuilder()
     waiting = builder.thread(1, 1)
     for cpu in range(n_cpus):
@@ -106,6 +110,9 @@ def _crowd(n_threads: int, n_cpus: int) -> int:
         other = builder.thread(2 + number, 1)
         builder.run(other, T0_NS, T0_NS + 40 * MS, cpu=number % n_cpus)
     builder.run(waiting, T0_NS + 40 * MS, T0_NS + 50 * MS, cpu=0)
+    if busy_us is not None:
+        readings = np.array([0, 50], np.int64) * MS + T0_NS, np.array([7, 7 + busy_us], np.int64)
+        builder.counters.append(CounterSeries("cpu busy", "us", *readings))
     trace = builder.build()
     pieces: list[Piece] = [
         (40 * MS, Stage.PREFILL, Cause.RUN_QUEUE, waiting, NO_EVENT),
@@ -120,6 +127,20 @@ def test_more_threads_than_cpus_hold_each_other_up() -> None:
 
 def test_as_many_threads_as_cpus_are_held_up_by_others() -> None:
     assert _crowd(n_threads=2, n_cpus=2) == 0
+
+
+@pytest.mark.parametrize(
+    ("others_ms", "own_ms"),
+    [
+        (40, 0),  # they had the other CPU all the time
+        (10, 30),
+        (0, 40),  # nobody else ran: the waiting thread was put on the wrong CPU
+    ],
+)
+def test_what_others_did_not_run_for_they_did_not_hold_up(others_ms: int, own_ms: int) -> None:
+    busy_ms = 40 + 10 + others_ms
+
+    assert _crowd(n_threads=2, n_cpus=2, busy_us=1000 * busy_ms) == own_ms * MS
 
 
 def test_the_fastest_tenth_of_faults_is_what_a_fault_costs() -> None:

@@ -314,6 +314,15 @@ def test_pythons_own_search_costs_as_much_as_its_calls_do() -> None:
     assert "Python's own search around them 1.50 s" in finding.evidence
 
 
+@pytest.mark.parametrize(("others_ms", "claimed_ms"), [(2_000, 900), (400, 400), (1, None)])
+def test_other_programs_held_nothing_up_for_longer_than_they_ran(others_ms: int, claimed_ms: int | None) -> None:
+    scene = Scene(load(C.RUN_QUEUE, 900), facts=WindowFacts(others_ns=others_ms * MS))
+
+    claimed_ns = {finding.id: finding.excess_ns for finding in scene.findings()}
+
+    assert claimed_ns == ({} if claimed_ms is None else {"cpu_contention": claimed_ms * MS})
+
+
 def test_imports_from_source_that_come_twice_are_claimed_once() -> None:
     scene = Scene(IMPORTS, facts=WindowFacts(compiled_ns=3000 * MS, n_compiled=900, again=SPAWNED))
 

@@ -68,6 +68,8 @@ def _few_threads(case: Case) -> Claim | None:
 
 def _other_programs(case: Case) -> Claim | None:
     took_ns = case.left((Cause.RUN_QUEUE,))
+    if case.facts.others_ns is not None:
+        took_ns = min(took_ns, case.facts.others_ns)
     stalled_us = case.facts.grown.get("psi cpu some", 0)
     pressure = f"; CPU pressure grew by {format_ns(1000 * stalled_us)}" if stalled_us else ""
     return Claim(
