@@ -63,7 +63,7 @@ class WindowFacts:
     device: DeviceUse = field(default_factory=DeviceUse)
     busy_cpus: float = 0.0  # on which threads of the tree ran while the path computed on a CPU
     own_queue_ns: int = 0  # on path, runnable, while threads of the tree had the CPUs
-    others_ns: int | None = None  # what others ran around the window, on all CPUs together; None: not known
+    others_ns: int | None = None  # what others ran at most around the window, on all CPUs together; None: not known
     fault_ns: int = 0  # what a page fault on anonymous memory costs on this machine when nothing is in its way
     n_tokens: int = 0  # that the tokenizer made
     compiled_ns: int = 0  # on path, in compiling the sources of imported modules
@@ -161,16 +161,16 @@ def _readings_around(series: CounterSeries, window: WindowReport) -> tuple[int, 
 
 
 def _others_ns(counters: Sequence[CounterSeries], window: WindowReport, runs_by_cpu: Sequence[Intervals]) -> int | None:
-    """Return how long the CPUs were busy with what is not of the tree, between the two readings around a window."""
+    """Return how long at most others than the tree kept the CPUs busy, between the readings around a window."""
     busy = next((series for series in counters if series.name == "cpu busy" and len(series.ts_ns)), None)
     if busy is None or not runs_by_cpu:
         return None
     low, high = _readings_around(busy, window)
     start_ns, end_ns = busy.ts_ns[[low]], busy.ts_ns[[high]]
-    if start_ns[0] > window.start_ns or end_ns[0] < window.end_ns:
-        return None
     own_ns = sum(int(covered_ns(runs, start_ns, end_ns).sum()) for runs in runs_by_cpu)
-    return max(1000 * int(busy.value[high] - busy.value[low]) - own_ns, 0)
+    unread_ns = max(int(start_ns[0]) - window.start_ns, 0) + max(window.end_ns - int(end_ns[0]), 0)
+    # In a time without readings others may have had all CPUs.
+    return max(1000 * int(busy.value[high] - busy.value[low]) - own_ns, 0) + unread_ns * len(runs_by_cpu)
 
 
 def _device_use(trace: Trace, window: WindowReport, block_io: ByStart) -> DeviceUse:
