@@ -73,12 +73,10 @@ def busy_us() -> int | None:
     None where the file is a container's own count, in which what others run is left out: lxcfs mounts it over /proc.
     """
     path = PROC / "stat"
-    try:
-        if path.stat().st_dev != PROC.stat().st_dev:
-            return None
-    except OSError:
+    text = read_text(path)
+    if text is None or path.stat().st_dev != PROC.stat().st_dev:
         return None
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, (read_text(path) or "cpu 0 0 0 0 0 0 0").split()[1:8])
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, text.split(maxsplit=8)[1:8])
     return (user + nice + system + irq + softirq) * 1_000_000 // TICKS_PER_S
 
 

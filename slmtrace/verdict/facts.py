@@ -258,7 +258,8 @@ def _compiled(trace: Trace, window: WindowReport, file_reads: ByStart) -> tuple[
     if segments is None:
         return 0, 0, 0
     mine = np.flatnonzero((segments.cause == Cause.IMPORT) & (segments.event != NO_EVENT))
-    mine = mine[events.detail[segments.event[mine]] > 0]
+    is_import = events.kind[segments.event[mine]] == EventKind.IMPORT
+    mine = mine[is_import & (events.detail[segments.event[mine]] > 0)]
     if not len(mine):
         return 0, 0, 0
     rows, of_row = np.unique(segments.event[mine].astype(np.int64), return_inverse=True)
