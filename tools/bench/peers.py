@@ -34,16 +34,16 @@ def _torch_profiler(program: Sequence[str], out: Path) -> list[str]:
 
 
 def _viztracer(program: Sequence[str], out: Path) -> list[str]:
-    return [*STAMP, sys.executable, "-m", ("viztracer",), "--quiet", "-o", str(out / "trace.json"), "--", *program]
+    return [*STAMP, sys.executable, "-m", "viztracer", "--quiet", "-o", str(out / "trace.json"), "--", *program]
 
 
 def _py_spy(program: Sequence[str], out: Path) -> list[str]:
     options = ["--rate", "100", "--format", "speedscope", "--output", str(out / "profile.json")]
-    return [*STAMP, ("py-spy",), "record", *options, "--", sys.executable, *program]
+    return [*STAMP, "py-spy", "record", *options, "--", sys.executable, *program]
 
 
 def _memray(program: Sequence[str], out: Path) -> list[str]:
-    return [*STAMP, sys.executable, "-m", ("memray",), "run", "--quiet", "-o", str(out / "memray.bin"), *program]
+    return [*STAMP, sys.executable, "-m", "memray", "run", "--quiet", "-o", str(out / "memray.bin"), *program]
 
 
 def _strace(program: Sequence[str], out: Path) -> list[str]:
