@@ -262,7 +262,7 @@ def _compiled(trace: Trace, window: WindowReport, file_reads: ByStart) -> tuple[
     mine = mine[is_import & (events.detail[segments.event[mine]] > 0)]
     if not len(mine):
         return 0, 0, 0
-    rows, of_row = np.unique(segments.event[mine].astype(np.int64), return_inverse=True)
+    rows, of_row = distinct_rows(segments.event[mine])
     on_path_ns = np.bincount(of_row, segments.dur_ns[mine]).astype(np.int64)
     compiled_ns = int(np.minimum(events.detail[rows], on_path_ns).sum())
     return compiled_ns, len(rows), _n_misfits(trace, rows, file_reads.meeting(window.start_ns, window.end_ns))
