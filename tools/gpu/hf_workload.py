@@ -1,6 +1,7 @@
 """Load a model with transformers on the GPU and answer a few requests: what tools/gpu records.
 
 Usage: hf_workload.py MODEL [--requests N] [--asked] [--prompt-tokens N] [--new-tokens N] [--profile [cuda|all]]
+    [--device NAME]
 Prints each request's time to first token; with --profile, torch.profiler's totals of each request too. With --asked,
 further requests come as standard input asks for them (turns.py).
 """

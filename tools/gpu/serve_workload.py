@@ -1,6 +1,6 @@
-"""Serve a model with transformers on the GPU over HTTP: what tools/gpu/attach.py attaches to.
+"""Serve a model with transformers over HTTP, on the GPU: what tools/gpu/attach.py attaches to.
 
-Usage: serve_workload.py MODEL [--prompt-tokens N]
+Usage: serve_workload.py MODEL [--prompt-tokens N] [--device NAME]
 Prints its port once the model is loaded. A POST to any path is answered by the first token of a fixed prompt.
 """
 
@@ -17,9 +17,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--prompt-tokens", type=int, default=161)
+    parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = load(args.model)
+    model = load(args.model, args.device)
     prompt = " ".join(["free"] * args.prompt_tokens)
 
     class Handler(BaseHTTPRequestHandler):
@@ -29,8 +30,8 @@ def main() -> None:
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            inputs = tokenizer(prompt, return_tensors="pt", truncation=True, max_length=args.prompt_tokens).to("cuda")
-            tokens = model.generate(**inputs, max_new_tokens=1, min_new_tokens=1, do_sample=False)
+            inputs = tokenizer(prompt, return_tensors="pt", truncation=True, max_length=args.prompt_tokens)
+            tokens = model.generate(**inputs.to(model.device), max_new_tokens=1, min_new_tokens=1, do_sample=False)
             body = str(int(tokens[0, -1])).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
