@@ -247,13 +247,15 @@ _CUDA_PREFIXES: tuple[tuple[str, Evidence], ...] = (
 )
 
 
-# Ranges that say what running inside them is, whatever the stage, by their labels (instrument/hooks/torch.py); that
-# holds for what others do for them too: the assembler and the C compiler that Triton starts.
+# Ranges that say what running inside them is, whatever the stage, by their labels (instrument/hooks); that holds for
+# what others do for them too: the assembler and the C compiler that Triton starts.
 RANGE_CAUSES: dict[str, Cause] = {
     "triton compile": Cause.JIT_COMPILE,
     "triton launcher build": Cause.JIT_COMPILE,
     "triton autotune": Cause.AUTOTUNE,
     "inductor autotune": Cause.AUTOTUNE,
+    # vLLM's, launched before the token that a request waits for is handed over.
+    "next step": Cause.ENGINE_SCHEDULE,
 }
 
 # Programs that make machine code, by their process's name: what they run is compilation, whoever started them.
@@ -341,7 +343,9 @@ def _evidence_of_name(kind: EventKind, name: str) -> Evidence:
 def cause_of(state: State, evidence: Evidence, on_cpu: Cause) -> Cause:
     """Return the cause of a stretch; `on_cpu` is what running inside its stage is."""
     if state is State.RUN:
-        return ON_CPU[evidence] or on_cpu
+        # Nobody waits for what an engine launches ahead.
+        is_ahead = on_cpu is Cause.ENGINE_SCHEDULE and ON_CPU[evidence] is Cause.LAUNCH
+        return on_cpu if is_ahead else ON_CPU[evidence] or on_cpu
     if state is State.NO_SCHED:
         return _without_scheduler(evidence, on_cpu)
     default, by_evidence = WAITING[state]

@@ -132,7 +132,7 @@ CAUSES: dict[Cause, CauseInfo] = {
     Cause.GRAPH_CAPTURE: CauseInfo(_P.KERNEL_WARMUP, "CUDA graphs were captured or instantiated"),
     Cause.FIRST_USE: CauseInfo(_P.KERNEL_WARMUP, "thread pools and primitives were set up at their first use"),
     Cause.ENGINE_QUEUE: CauseInfo(_P.SCHEDULER, "the request waited in the engine's queue"),
-    Cause.ENGINE_SCHEDULE: CauseInfo(_P.SCHEDULER, "the engine's scheduler chose what to run"),
+    Cause.ENGINE_SCHEDULE: CauseInfo(_P.SCHEDULER, "the engine chose what to run, or ran its next step first"),
     Cause.IPC: CauseInfo(_P.SCHEDULER, "messages between the engine's processes"),
     Cause.RUN_QUEUE: CauseInfo(_P.SCHEDULER, "ready to run, other tasks had the CPU"),
     Cause.CPU_THROTTLED: CauseInfo(_P.SCHEDULER, "the cgroup's CPU quota was used up"),

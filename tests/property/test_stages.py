@@ -139,6 +139,22 @@ def test_compiling_a_triton_kernel_is_that_in_whatever_stage_it_happens(label: s
     assert {share.cause: share.ns for share in report.causes}[Cause.JIT_COMPILE] == 500
 
 
+def test_an_engines_next_step_is_its_schedule_with_what_it_launches_and_without_what_it_stumbles_over() -> None:
+    builder = TraceBuilder()
+    main = builder.thread(1, 1)
+    builder.run(main, 0, END_NS)
+    builder.event(EventKind.RANGE, main, 0, 300, "Worker.execute_model", stage=Stage.PREPARE)
+    builder.event(EventKind.CUDA_API, main, 100, 100, "cudaGraphLaunch")
+    builder.event(EventKind.RANGE, main, 300, 500, "next step", stage=Stage.RETURN)
+    builder.event(EventKind.CUDA_API, main, 400, 100, "cudaGraphLaunch")
+    builder.event(EventKind.FAULT, main, 600, 50)
+
+    report = attribute(builder.build(), [Window(WindowKind.TTFT, 0, 0, END_NS, main)])[0]
+
+    causes = {share.cause: share.ns for share in report.causes}
+    assert (causes[Cause.ENGINE_SCHEDULE], causes[Cause.LAUNCH], causes[Cause.ANON_FAULT]) == (450, 100, 50)
+
+
 def wait_for_child(builder: TraceBuilder, main: int, child: int) -> None:
     """Let a thread start another one at 300 ns, and wait for it until 700 ns."""
     builder.run(main, 0, 300)

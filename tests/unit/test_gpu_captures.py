@@ -177,6 +177,15 @@ def test_vllm_with_full_compile_caches_is_not_told_to_keep_them(tmp_path: Path) 
     assert "compiled_anew" not in [finding.id for finding in report.windows[0].findings]
 
 
+def test_vllm_with_asynchronous_scheduling_runs_its_next_step_before_it_hands_the_token_over(tmp_path: Path) -> None:
+    _, report = analysed("vllm-warm", tmp_path, PUBLISHED)
+    first, later = report.windows[1:]
+
+    assert [finding.id for finding in first.findings] == ["first_use_in_request", "next_step_first"]
+    assert [finding.id for finding in later.findings] == ["next_step_first"]
+    assert names(later, Cause.ENGINE_SCHEDULE, "ranges")[0] == "next step"
+
+
 def test_vllm_without_compile_caches_is_told_what_it_compiled(tmp_path: Path) -> None:
     _, report = analysed("vllm-cold", tmp_path, PUBLISHED)
     load_window = report.windows[0]

@@ -184,6 +184,12 @@ PAIRS: dict[str, Pair] = {
     "engine_queue": Pair(
         Scene(answer(C.ENGINE_QUEUE, 80, S.QUEUE), TTFT), Scene(answer(C.ENGINE_QUEUE, 1, S.QUEUE), TTFT)
     ),
+    "next_step_first": Pair(
+        Scene(
+            answer(C.ENGINE_SCHEDULE, 30, S.RETURN), TTFT, {C.ENGINE_SCHEDULE: {"ranges": rows(**{"next step": 30})}}
+        ),
+        Scene(answer(C.ENGINE_SCHEDULE, 30, S.SCHEDULE), TTFT, {C.ENGINE_SCHEDULE: {"ranges": rows(schedule=30)}}),
+    ),
     "batch_interference": Pair(
         Scene(PREFILL, TTFT, {C.CPU_KERNEL: {"batch": rows(**{BATCH_OTHERS: 60})}}),
         Scene(PREFILL, TTFT, {C.CPU_KERNEL: {"batch": rows(**{"tokens of this request": 60})}}),

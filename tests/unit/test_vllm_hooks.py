@@ -176,7 +176,10 @@ def test_an_offline_request_lasts_from_the_call_to_the_output(raw: Path) -> None
 
 
 class Scheduler:
-    """A stand-in for the engine: adds requests, runs steps."""
+    """A stand-in for the engine: adds requests of five prompt tokens, runs steps."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, Any] = {}
 
     def preprocess(self, request: Any) -> None:
         pass
@@ -185,12 +188,15 @@ class Scheduler:
         self.enqueue(request)
 
     def enqueue(self, request: Any) -> None:
-        pass
+        self.requests[request.request_id] = SimpleNamespace(num_prompt_tokens=5, num_computed_tokens=0)
 
-    def schedule(self, *new: str) -> Any:
+    def schedule(self, *new: str, others: dict[str, int] | None = None) -> Any:
+        scheduled = {**dict.fromkeys(new, 5), **(others or {})}
+        for request_id, n_tokens in scheduled.items():
+            self.requests[request_id].num_computed_tokens += n_tokens
         return SimpleNamespace(
             scheduled_new_reqs=[SimpleNamespace(req_id=request_id) for request_id in new],
-            num_scheduled_tokens=dict.fromkeys(new, 5),
+            num_scheduled_tokens=scheduled,
             total_num_scheduled_tokens=8,
         )
 
@@ -204,6 +210,12 @@ class Scheduler:
     def step(self) -> None:
         pass
 
+    def execute(self, scheduler_output: Any) -> None:
+        pass
+
+    def sample(self, grammar_output: Any) -> None:
+        pass
+
 
 hook_class(
     Scheduler,
@@ -213,6 +225,8 @@ hook_class(
     schedule="Scheduler.schedule",
     update="Scheduler.update_from_output",
     step="EngineCore.step",
+    execute="UniProcExecutor.execute_model",
+    sample="UniProcExecutor.sample_tokens",
 )
 
 
@@ -240,6 +254,47 @@ def test_a_step_says_how_much_of_it_was_the_requests_own(raw: Path) -> None:
 
     (step,) = named(raw, "step")
     assert (step.request, step.count, step.detail) == ("abc", 5, 8)
+
+
+def test_a_step_launched_before_the_token_of_the_last_one_is_a_next_step(raw: Path) -> None:
+    scheduler = Scheduler()
+    scheduler.add(SimpleNamespace(request_id=INNER))
+    first = scheduler.schedule(INNER)
+    scheduler.execute(first)
+    scheduler.sample(None)
+    scheduler.execute(scheduler.schedule(others={INNER: 1}))
+    scheduler.sample(None)
+    scheduler.update(first)
+    scheduler.execute(scheduler.schedule(others={INNER: 1}))  # its token is there: nobody waits
+
+    (step,) = named(raw, "step")
+    assert (step.start_ns, step.count) == (named(raw, "Scheduler.schedule")[0].end_ns, 5)
+    assert [row.stage for row in named(raw, "next step")] == ["return", "return"]
+    assert named(raw, "next step")[0].start_ns >= named(raw, "UniProcExecutor.sample_tokens")[0].end_ns
+    assert [named(raw, f"UniProcExecutor.{name}")[0].stage for name in ("execute_model", "sample_tokens")] == [
+        "prepare",
+        "sample",
+    ]
+
+
+def test_a_step_for_another_ones_prompt_is_no_next_step(raw: Path) -> None:
+    scheduler, other = Scheduler(), "cmpl-def-0-1a2b3c4d"
+    for request_id in (INNER, other):
+        scheduler.add(SimpleNamespace(request_id=request_id))
+    scheduler.execute(scheduler.schedule(INNER))
+    scheduler.execute(scheduler.schedule(other, others={INNER: 1}))
+
+    assert named(raw, "next step") == []
+    assert len(named(raw, "UniProcExecutor.execute_model")) == 2
+
+
+def test_the_second_part_of_a_long_prompt_is_no_next_step(raw: Path) -> None:
+    scheduler = Scheduler()
+    scheduler.add(SimpleNamespace(request_id=INNER))
+    scheduler.execute(scheduler.schedule(others={INNER: 3}))
+    scheduler.execute(scheduler.schedule(others={INNER: 2}))
+
+    assert named(raw, "next step") == []
 
 
 def test_a_request_that_came_during_a_step_waited_for_its_end(raw: Path) -> None:

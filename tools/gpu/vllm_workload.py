@@ -1,6 +1,7 @@
 """Load a model with vLLM and answer a few requests: what tools/gpu/vllm.sh records.
 
 Usage: vllm_workload.py MODEL [--requests N] [--asked] [--prompt-tokens N] [--new-tokens N] [--memory SHARE]
+    [--no-async-scheduling]
 With --asked, further requests come as standard input asks for them (turns.py).
 """
 
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=161)
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--memory", type=float, default=0.5, help="share of the GPU's memory that it may take")
+    parser.add_argument("--no-async-scheduling", action="store_true", help="no step before the last one's token is out")
     args = parser.parse_args()
 
     begin_s = time.monotonic()
@@ -31,6 +33,7 @@ def main() -> None:
         gpu_memory_utilization=args.memory,
         enable_prefix_caching=False,
         disable_log_stats=False,
+        async_scheduling=not args.no_async_scheduling,
     )
     print(f"load {time.monotonic() - begin_s:.3f} s", flush=True)
     options = SamplingParams(max_tokens=args.new_tokens, min_tokens=args.new_tokens, temperature=0.0)

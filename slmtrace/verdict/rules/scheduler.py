@@ -97,6 +97,16 @@ def _queue(case: Case) -> Claim | None:
     )
 
 
+def _next_step(case: Case) -> Claim | None:
+    took_ns = case.ns_of("ranges", "next step", (Cause.ENGINE_SCHEDULE,))
+    return Claim(
+        took_ns,
+        f"the engine spent {format_ns(took_ns)} on its next step before it handed the first token over",
+        "--no-async-scheduling, or LLM(async_scheduling=False); later tokens may come slower: measure both",
+        confidence="medium",
+    )
+
+
 def _batch(case: Case) -> Claim | None:
     others_ns = case.ns_of("batch", BATCH_OTHERS, _COMPUTE)
     return Claim(
@@ -183,6 +193,7 @@ def _remedy_outside(name: str, *, is_load: bool) -> str:
 
 RULES = (
     Rule("engine_queue", (Cause.ENGINE_QUEUE,), _queue),
+    Rule("next_step_first", (Cause.ENGINE_SCHEDULE,), _next_step),
     Rule("batch_interference", _COMPUTE, _batch),
     Rule("cpu_quota", (Cause.CPU_THROTTLED, Cause.RUN_QUEUE), _quota),
     Rule("too_many_threads", (Cause.RUN_QUEUE,), _too_many_threads, least_ns=_TWO_SLICES_NS),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ... import constants as c
 from ...recorder import recorder
+from ...wrap import write_range
 from ..base import Hook
 from . import ids
 
@@ -25,6 +26,7 @@ _UNIPROC = "vllm.v1.executor.uniproc_executor"
 _preprocessed_ns: dict[str, int] = {}  # when a request was put into the input queue
 _queued_ns: dict[str, int] = {}  # when the scheduler took it into its queue
 _scheduled: dict[str, tuple[int, int, int]] = {}  # the step for its prompt: start, own tokens, all tokens
+_is_next_step = False  # the step that was scheduled last computes nothing that a request waits for
 _awaited: set[str] = set()  # its first token is not there yet
 _leaving: set[str] = set()  # its first token is there and not sent yet
 _last_step_end_ns = 0
@@ -81,13 +83,28 @@ def _leave_enqueue(call: Call, result: Any, start_ns: int, end_ns: int) -> None:
 
 def _leave_schedule(call: Call, result: Any, start_ns: int, end_ns: int) -> None:
     """The wait of the requests that this step is the first for has ended with the step's begin."""
+    global _is_next_step
     for new in result.scheduled_new_reqs:
         queued_ns = _queued_ns.pop(new.req_id, 0)
         if queued_ns:
             _write_queue("scheduler queue", new.req_id, queued_ns, start_ns)
-    for request_id in _awaited.intersection(result.num_scheduled_tokens):
-        own = result.num_scheduled_tokens[request_id]
+    needed = {
+        request_id: own
+        for request_id, own in result.num_scheduled_tokens.items()
+        if request_id in _awaited and not _is_prompt_done(call[0][0], request_id, own)
+    }
+    _is_next_step = not needed
+    for request_id, own in needed.items():
         _scheduled[request_id] = (end_ns, own, result.total_num_scheduled_tokens)
+
+
+def _is_prompt_done(scheduler: Any, request_id: str, own: int) -> bool:
+    """Say whether earlier steps, which may still run, compute all of a request's prompt; this one has so many tokens.
+
+    With asynchronous scheduling a request's second step is scheduled before the token of its first one is there.
+    """
+    request = scheduler.requests[request_id]
+    return bool(request.num_computed_tokens - own >= request.num_prompt_tokens)
 
 
 def _leave_update(call: Call, result: Any, start_ns: int, end_ns: int) -> None:
@@ -127,6 +144,16 @@ def _step_request(call: Call, result: Any) -> str:
     return new_request(step_of(call))
 
 
+def _in_process(method: str, stage: str) -> Hook:
+    """The host's side of a step, in the engine core's own thread; a next step keeps the awaited token from leaving."""
+    name = f"UniProcExecutor.{method}"
+
+    def leave(call: Call, result: Any, start_ns: int, end_ns: int) -> None:
+        write_range("return|next step" if _is_next_step else f"{stage}|{name}", start_ns, end_ns)
+
+    return Hook(_UNIPROC, name, silent=True, admit=is_awaiting, leave=leave)
+
+
 def _dispatch(module: str, attribute: str, stage: str = "dispatch", **options: Any) -> Hook:
     return Hook(module, attribute, stage=stage, admit=is_awaiting, **options)
 
@@ -158,7 +185,7 @@ HOOKS = [
     _dispatch(_MULTIPROC, "MultiprocExecutor.execute_model", request=_step_request),
     _dispatch(_MULTIPROC, "MultiprocExecutor.sample_tokens"),
     _dispatch(_MULTIPROC, "FutureWrapper.result", "return"),
-    _dispatch(_UNIPROC, "UniProcExecutor.execute_model", request=_step_request),
-    _dispatch(_UNIPROC, "UniProcExecutor.sample_tokens"),
+    _in_process("execute_model", "prepare"),
+    _in_process("sample_tokens", "sample"),
     _dispatch(_UNIPROC, "AsyncOutputFuture.result", "return", optional=True),
 ]
