@@ -11,6 +11,7 @@ check: setup-test
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	MYPYPATH=tools/gpu .venv/bin/mypy tools/gpu/*.py
 	.venv/bin/lint-imports
 
 setup:

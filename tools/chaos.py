@@ -31,11 +31,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
 from slmtrace.capture.syscalls import syscall_names
 from slmtrace.output.json_ import check_conservation
+
+T = TypeVar("T")
 
 # About a second of work with threads, faults, reads, sleeps and a worker that it can do without; its last words and its
 # exit code are known.
@@ -281,16 +284,16 @@ def _read_back(one: Round) -> Iterator[str]:
         yield f"report says {done.returncode}: {done.stderr[-500:]}"
 
 
-def _settle(look: Callable[[], list[object]] | Callable[[], list[psutil.Process]]) -> list[object]:
+def _settle(look: Callable[[], list[T]]) -> list[T]:
     """Return what is still there after a while."""
     deadline_s = time.monotonic() + SETTLE_S
-    while (found := list(look())) and time.monotonic() < deadline_s:
+    while (found := look()) and time.monotonic() < deadline_s:
         time.sleep(0.1)
     return found
 
 
-def _describe(processes: list[object]) -> str:
-    return "; ".join(" ".join(one.cmdline())[-120:] for one in processes if isinstance(one, psutil.Process))
+def _describe(processes: list[psutil.Process]) -> str:
+    return "; ".join(" ".join(one.cmdline())[-120:] for one in processes)
 
 
 def _bpf_programs() -> set[int]:

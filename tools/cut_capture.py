@@ -107,7 +107,8 @@ def _kept_slots(records: NDArray[np.void], span: tuple[int, int]) -> NDArray[np.
     overlaps = (records["start_ns"] < span[1]) & (np.maximum(records["end_ns"], records["start_ns"]) >= span[0])
     kept = (kind == SlotKind.NOTE) | ((kind > SlotKind.TEXT) & overlaps)
     used = np.concatenate([records[kept][name].astype(np.int64) for name in ("name", "id", "b")])
-    return kept | ((kind == SlotKind.TEXT) & np.isin(records["id"], used))
+    found: NDArray[np.bool_] = kept | ((kind == SlotKind.TEXT) & np.isin(records["id"], used))
+    return found
 
 
 def _kept_records(records: NDArray[np.void], span: tuple[int, int]) -> NDArray[np.bool_]:
@@ -119,7 +120,8 @@ def _kept_records(records: NDArray[np.void], span: tuple[int, int]) -> NDArray[n
     files = np.isin(records["a"], records["d"][kept]) & (kind == RingType.FILE)
     naming = files | np.isin(kind, _NAMING)
     texts = (kind == RingType.TEXT) & np.isin(records["tid"], records["tid"][naming])
-    return kept | files | texts
+    found: NDArray[np.bool_] = kept | files | texts
+    return found
 
 
 def _cut_cuda(source: Path, target: Path, n_kernels: int) -> None:

@@ -82,9 +82,9 @@ def open_release(place: str) -> Read:
         return _zip_reader(zipfile.ZipFile(path))
     with tarfile.open(path) as archive:
         texts = {
-            member.name.partition("/")[2]: archive.extractfile(member).read().decode()
+            member.name.partition("/")[2]: file.read().decode()
             for member in archive
-            if member.isfile() and member.name.endswith(".py")
+            if member.name.endswith(".py") and (file := archive.extractfile(member)) is not None
         }
     return texts.get
 

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Cold against warm: does the breakdown say where the difference went?
 
-    tools/bench/coldwarm.py [--model DIR] [--pairs 3] [--json FILE]
+    python -m tools.bench.coldwarm [--model DIR] [--pairs 3] [--json FILE]
 
 Records interleaved cold and warm runs of one model (default: a 0.5 GB one, made for it) and prints, from the breakdowns
 alone: what the page cache read of the weight files, how much of the difference the storage phase explains,
@@ -130,7 +129,7 @@ def _median(rows: list[dict[str, float]], key: str) -> float:
 
 
 def _worst(windows: list[dict[str, Any]], name: str) -> float:
-    return max(w["phases"]["unattributed"] / w["total_ns"] for w in windows if w["name"] == name)
+    return max(float(w["phases"]["unattributed"] / w["total_ns"]) for w in windows if w["name"] == name)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from .common import publish
 
@@ -51,7 +52,8 @@ def main() -> None:
             )
     rows = [_row("bare", bare), _row("recorded", recorded)]
     added = {name: round(rows[1][name] - rows[0][name], 3) for name in ("interrupts/s", "ms/s")}
-    rows.append({"what": "added", **added, "us each": round(1e3 * added["ms/s"] / max(added["interrupts/s"], 1), 1)})
+    us_each = round(1e3 * added["ms/s"] / max(added["interrupts/s"], 1), 1)
+    rows.append({"what": "added", **added, "us each": us_each})
     publish(rows, args.json, repeats=args.repeats)
 
 
@@ -63,7 +65,7 @@ def _measure(command: list[str]) -> tuple[float, float]:
     return n * 1e9 / elapsed_ns, took_ns * 1e3 / elapsed_ns
 
 
-def _row(what: str, measured: list[tuple[float, float]]) -> dict[str, float]:
+def _row(what: str, measured: list[tuple[float, float]]) -> dict[str, Any]:
     per_s, ms_per_s = (statistics.median(column) for column in zip(*measured, strict=True))
     return {
         "what": what,

@@ -1,8 +1,8 @@
-#!/usr/bin/env python3
 """What recording costs: load time and TTFT with and without, in interleaved rounds, beside other recorders.
 
-    tools/bench/overhead.py [--pairs 20] [--requests 20] [--model DIR] [--probes LIST] [--tier light|deep] [--json FILE]
-    tools/bench/overhead.py --pairs 5 --beside all          # or --beside torch.profiler strace ...
+    python -m tools.bench.overhead [--pairs 20] [--requests 20] [--model DIR] [--probes LIST] [--tier light|deep]
+        [--json FILE]
+    python -m tools.bench.overhead --pairs 5 --beside all          # or --beside torch.profiler strace ...
 
 Each round runs the same program once bare, once under `slmtrace record` and once under each other recorder, in an order
 that turns from round to round. What is compared is what the program measured of itself. Printed: the median of the
@@ -20,14 +20,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import publish
-from pairs import compare
-from peers import PEERS, STAMP
-
 from slmtrace.engines.models import find_model
+
+from .common import publish
+from .pairs import compare
+from .peers import PEERS, STAMP
 
 WORKLOAD = Path(__file__).resolve().parent / "hf_workload.py"
 BARE, OURS = "bare", "slmtrace"
@@ -87,7 +88,7 @@ def _recorders(args: argparse.Namespace, program: list[str]) -> dict[str, Record
         peer = PEERS[name]
         if not peer.is_able:
             raise SystemExit(f"{name} cannot run here; try: {peer.install}")
-        found[name] = lambda out, peer=peer: peer.wrap(program, out)
+        found[name] = partial(peer.wrap, program)
     return found
 
 

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Do the imports of vLLM's three processes, as recorded, agree with what Python's own -X importtime says?
 
-    PATH=VENV/bin:$PATH VLLM_CPU_KVCACHE_SPACE=1 tools/bench/vllm_imports.py [--pairs 3] [--model DIR]
+    PATH=VENV/bin:$PATH VLLM_CPU_KVCACHE_SPACE=1 python -m tools.bench.vllm_imports [--pairs 3] [--model DIR]
 
 Each pair starts a server once under `slmtrace record` and once under importtime, in alternating order, and ends it when
 it is ready. Printed, for each process: the medians of what its imports took, their ratio, and the packages that took
@@ -20,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from vllm_server import free_ports, serve, serve_command
 
 from slmtrace.analysis import load
 from slmtrace.attribute.evidence import EvidenceBook
@@ -29,6 +27,8 @@ from slmtrace.engines.models import find_model
 from slmtrace.model.events import EventKind
 from slmtrace.model.tracks import TrackKind
 from slmtrace.output.perfetto.groups import process_names
+
+from .vllm_server import free_ports, serve, serve_command
 
 MAX_DIFFERENCE = 0.1
 N_LEADING = 3

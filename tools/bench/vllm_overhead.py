@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """What recording costs a vLLM server: load time and TTFT of a bare and of a recorded one, in interleaved pairs.
 
-    tools/bench/vllm_overhead.py [--servers 1] [--requests 100] [--prompt-tokens 22] [--model DIR] [--probes LIST]
+    python -m tools.bench.vllm_overhead [--servers 1] [--requests 100] [--prompt-tokens 22] [--model DIR]
+        [--probes LIST]
 
 Each pair of servers starts one after the other, in alternating order: that is the load. Then both are up, and each
 request goes to one and then to the other, in alternating order. The server whose turn it is not is suspended, with all
@@ -21,12 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pairs import compare, print_table
-from vllm_server import free_ports, serve, serve_command, suspended
-
 from slmtrace.engines.client import Server, ask_all
 from slmtrace.engines.hf import make_prompts
 from slmtrace.engines.models import find_model
+
+from .pairs import compare, print_table
+from .vllm_server import free_ports, serve, serve_command, suspended
 
 NEW_TOKENS = 4
 # After its resumption a server catches up on its timers before it is asked.

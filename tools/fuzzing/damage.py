@@ -7,7 +7,7 @@ import gzip
 import json
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
@@ -19,7 +19,7 @@ Files = dict[str, bytes]  # a capture's files by their names within it
 
 _LAYOUTS = {layout.name: layout for layout in (SLOT, RING)}
 # Kinds of which a few say as much as all; of each other kind, all records are kept.
-_PLENTIFUL = {
+_PLENTIFUL: dict[str, Collection[int]] = {
     "slot": {SlotKind.RANGE, SlotKind.RUSAGE, SlotKind.IMPORT, SlotKind.DLOPEN, SlotKind.SAMPLE, SlotKind.COUNTER},
     "ring": {RingType.FAULT, RingType.SYSCALL, RingType.FOLD, RingType.SWITCH, RingType.WAKING, RingType.MALLOC},
 }

@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from turns import READY
 
@@ -134,7 +135,7 @@ class Process:
         Raises:
             SystemExit: it has ended instead.
         """
-        found = []
+        found: list[float] = []
         assert self._program.stdout is not None
         for line in self._program.stdout:
             if line.strip() == READY:
@@ -194,7 +195,7 @@ def control(variant: str) -> dict[str, str]:
     }
 
 
-def summarise(variant: str, rounds: Sequence[dict[str, list[list[float]]]]) -> dict[str, object]:
+def summarise(variant: str, rounds: Sequence[dict[str, list[list[float]]]]) -> dict[str, Any]:
     ratios = [
         statistics.median(
             statistics.median(mine) / statistics.median(bare)
