@@ -37,6 +37,8 @@ def main() -> int:
     adopt_orphans()
     workload = Workload(args.model, args.engine, args.requests, args.prompt_tokens, args.keep, args.cures)
     names = args.faults.split(",") if args.faults else [] if args.clean else fault_names(args.engine)
+    if unknown := sorted(set(names) - set(FAULTS)):
+        sys.exit(f"no such fault: {', '.join(unknown)}; python -m tools.faults --list names them all")
     until_s = time.monotonic() + args.minutes * 60
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for block in blocks_of([FAULTS[name] for name in names], seed):
