@@ -87,6 +87,16 @@ def test_a_run_is_held_against_the_clean_one_on_the_most_equal_machine() -> None
     assert row[3:6] == ["2", "8.00 s", "-500 ms (-6 %)"]
 
 
+def test_a_clean_run_by_itself_may_stand_for_the_pairs_one_where_it_is_of_the_same_command() -> None:
+    uneven = pair("cold_weights", run(5), run(9, "cold_weights", lap_s=0.08, major_fault=1))
+    alone = {"engine": "hf", "model": "tiny", "clean": run(8, lap_s=0.08)}
+    longer = {**alone, "requests": 11, "clean": run(20, lap_s=0.08)}
+
+    row = row_of(render_table([uneven, longer, alone]), "cold_weights")
+
+    assert row[3:6] == ["1", "8.00 s", "1.00 s (+12 %)"]
+
+
 def test_a_pair_without_an_equal_machine_is_left_out_and_said() -> None:
     lines = [
         pair("cold_weights", run(5), run(6, "cold_weights", major_fault=1)),

@@ -45,7 +45,12 @@ class Workload:
 
     def facts(self) -> dict[str, Any]:
         """Return what the lines of a measurement say of it."""
-        return {"engine": self.engine, "model": self.model.name}
+        return {
+            "engine": self.engine,
+            "model": self.model.name,
+            "requests": self.n_requests,
+            "prompt_tokens": self.n_prompt_tokens,
+        }
 
 
 def measure_block(faults: Sequence[Fault], workload: Workload, seed: int) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,8 @@ def render_table(lines: Sequence[Line]) -> str:
     """Render what was measured as Markdown."""
     all_pairs = [pair for line in lines for pair in _pairs(line)]
     whole = [pair for pair in all_pairs if _is_whole(pair)]
-    matched = [{**pair, "clean": _match(pair, whole)} for pair in whole]
+    clean = [line for line in lines if "windows" in line.get("clean", {})]
+    matched = [{**pair, "clean": _match(pair, clean)} for pair in whole]
     pairs = [pair for pair in matched if not _is_disturbed(pair)]
     rows = [row for key in _keys(pairs) if (row := _row([pair for pair in pairs if _key(pair) == key]))]
     text = ["# Accuracy of the verdicts", "", *_facts(), "", *_table(rows), "", *_totals(rows), ""]
@@ -46,14 +47,18 @@ def render_table(lines: Sequence[Line]) -> str:
     return "\n".join(text).rstrip() + "\n"
 
 
-def _match(pair: Line, pairs: Sequence[Line]) -> Line:
+def _match(pair: Line, lines: Sequence[Line]) -> Line:
     """Return the clean run of the same command, of those that others left alone the one on the most equal machine."""
-    alike = [one for one in pairs if all(one.get(key) == pair.get(key) for key in ("engine", "model", "options"))]
+    alike = [one for one in lines if _command(one) == _command(pair)]
     matched: Line = min(
         (one["clean"] for one in alike),
         key=lambda clean: (_others_share(clean) > _MOST_OTHERS, _lap_change(clean, pair["injected"])),
     )
     return matched
+
+
+def _command(line: Line) -> tuple[object, ...]:
+    return (*(line.get(key) for key in ("engine", "model", "requests", "prompt_tokens")), *line.get("options", ()))
 
 
 def _lap_change(clean: Line, injected: Line) -> float:
