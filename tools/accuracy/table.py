@@ -38,7 +38,7 @@ def render_table(lines: Sequence[Line]) -> str:
     pairs = [pair for pair in matched if not _is_disturbed(pair)]
     rows = [row for key in _keys(pairs) if (row := _row([pair for pair in pairs if _key(pair) == key]))]
     text = ["# Accuracy of the verdicts", "", *_facts(), "", *_table(rows), "", *_totals(rows), ""]
-    text += [_disturbance(whole, len(whole) - len(pairs)), "", _clean_line(lines), ""]
+    text += [_disturbance(whole, len(whole) - len(pairs)), "", _clean_line(clean), ""]
     text += [
         f"`{pair['fault']}` on {pair['model']} failed to run: {_why(pair)}." for pair in all_pairs if pair not in whole
     ]
@@ -217,7 +217,7 @@ def _totals(rows: Sequence[Row]) -> list[str]:
 
 
 def _clean_line(lines: Sequence[Line]) -> str:
-    whole = [line["clean"] for line in lines if "windows" in line.get("clean", {})]
+    whole = [line["clean"] for line in lines]
     # A clean run stands in the line of each fault that it was compared with.
     runs = [run for number, run in enumerate(whole) if run not in whole[:number]]
     quiet = [run for run in runs if _others_share(run) <= _MOST_OTHERS]

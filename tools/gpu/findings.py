@@ -18,8 +18,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-WORKLOADS = {"hf": HERE / "hf_workload.py", "vllm": HERE / "vllm_workload.py"}
+from overhead import WORKLOADS
+
 _TIMEOUT_S = 300
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def windows(command: list[str]) -> list[dict[str, Any]]:
-    """Record the program once, and return each window's name, total and findings.
+    """Record the program once, and return each window's label, total and findings.
 
     Raises:
         SystemExit: the recording failed.
@@ -55,7 +55,10 @@ def windows(command: list[str]) -> list[dict[str, Any]]:
         if done.returncode:
             sys.exit(f"the recording failed ({done.returncode}):\n{done.stderr[-2000:]}")
         found = json.loads((capture / "breakdown.json").read_text())["windows"]
-    return [{key: window[key] for key in ("name", "index", "total_ns", "findings")} for window in found]
+    return [
+        {"label": f"{window['name']} {window['index']}", "total_ns": window["total_ns"], "findings": window["findings"]}
+        for window in found
+    ]
 
 
 def print_findings(runs: list[list[dict[str, Any]]]) -> None:
@@ -63,12 +66,10 @@ def print_findings(runs: list[list[dict[str, Any]]]) -> None:
     for number, run in enumerate(runs):
         for window in run:
             for finding in window["findings"]:
-                found[f"{window['name']} {window['index']}", finding["id"]].append((number, finding))
+                found[window["label"], finding["id"]].append((number, finding))
     for (label, name), rows in sorted(found.items()):
         excesses_ms = [finding["excess_ns"] / 1e6 for _, finding in rows]
-        totals_ms = [
-            window["total_ns"] / 1e6 for run in runs for window in run if f"{window['name']} {window['index']}" == label
-        ]
+        totals_ms = [window["total_ns"] / 1e6 for run in runs for window in run if window["label"] == label]
         print(
             f"{label}: {name}: in {len({number for number, _ in rows})} runs, {statistics.median(excesses_ms):.2f} ms "
             f"({min(excesses_ms):.2f} to {max(excesses_ms):.2f}) of {statistics.median(totals_ms):.2f} ms: "
