@@ -107,3 +107,19 @@ def test_a_pair_without_an_equal_machine_is_left_out_and_said() -> None:
 
     assert row_of(text, "cold_weights")[3] == "1"
     assert "1 pairs are left out" in text
+
+
+def test_the_cause_that_changed_most_of_those_not_declared_is_shown() -> None:
+    clean, injected = (
+        run(5, cpu_kernel=2, python=1),
+        run(6, "cold_weights", major_fault=0.6, cpu_kernel=2.3, python=1.1),
+    )
+
+    assert row_of(render_table([pair("cold_weights", clean, injected)]), "cold_weights")[8] == "`cpu_kernel` 300 ms"
+
+
+def test_equal_runs_say_what_is_no_error() -> None:
+    lines = [{"engine": "hf", "model": "tiny", "clean": run(total_s)} for total_s in (5, 5.5)]
+
+    assert "differ in the median by 9.5 % of load (at most 10 %, 2 runs)" in render_table(lines)
+    assert "No two clean runs were alike" in render_table(lines[:1])

@@ -23,8 +23,8 @@ _MOST_OTHERS_OF_A_PAIR = 0.25
 _MOST_LAP_CHANGE = 0.10
 _CONTENTION = ("cpu_contention", "too_many_threads")
 _HEADER = (
-    "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "gain / predicted",
-    "first finding", "named",
+    "fault", "model", "window", "n", "clean", "change", "of expected causes", "error", "most of the rest",
+    "gain / predicted", "first finding", "named",
 )  # fmt: skip
 Line = dict[str, Any]
 
@@ -38,7 +38,7 @@ def render_table(lines: Sequence[Line]) -> str:
     pairs = [pair for pair in matched if not _is_disturbed(pair)]
     rows = [row for key in _keys(pairs) if (row := _row([pair for pair in pairs if _key(pair) == key]))]
     text = ["# Accuracy of the verdicts", "", *_facts(), "", *_table(rows), "", *_totals(rows), ""]
-    text += [_disturbance(whole, len(whole) - len(pairs)), "", _clean_line(clean), ""]
+    text += [_disturbance(whole, len(whole) - len(pairs)), "", _noise_line(clean), "", _clean_line(clean), ""]
     text += [
         f"`{pair['fault']}` on {pair['model']} failed to run: {_why(pair)}." for pair in all_pairs if pair not in whole
     ]
@@ -139,6 +139,18 @@ class Row:
         both = zip(self.changes, self.attributed, strict=True)
         return [abs(mine - true) / true for true, mine in both if true > _MIN_CHANGE * self.clean_ns]
 
+    def most_beside(self) -> str:
+        """Return the cause that changed most of those that the injector does not declare, and its median change."""
+        counted = ("run_queue",) if not self.is_about_cpus else ()  # as the totals do
+        both = [[pair[kind]["windows"][self.window]["causes"] for kind in _KINDS] for pair in self.pairs]
+        names = {name for causes in both for one in causes for name in one} - {*self.fault.expects, *counted}
+        changes = {
+            name: median([injected.get(name, 0) - clean.get(name, 0) for clean, injected in both])
+            for name in sorted(names)
+        }
+        most = max(changes, key=lambda name: abs(changes[name]), default=None)
+        return f"`{most}` {format_ns(round(changes[most]))}" if most and changes[most] else "-"
+
     def cells(self) -> list[str]:
         """Return the row as text."""
         names = self.first_findings()
@@ -152,6 +164,7 @@ class Row:
             f"{format_ns(round(median(self.changes)))} ({100 * self.share:+.0f} %)",
             format_ns(round(median(self.attributed))),
             f"{100 * median(self.errors()):.1f} %" if names else "-",
+            self.most_beside(),
             _gain(self.gains()),
             f"`{most}`" if names else "-",
             f"{self.n_named()}/{len(names)}" if names else "-",
@@ -216,10 +229,33 @@ def _totals(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _noise_line(lines: Sequence[Line]) -> str:
+    """Say by how much equal runs differ: each clean run against the one that an injected run like it would get."""
+    changes: dict[str, list[float]] = {}
+    for line in (lines := _each_once(lines)):
+        if others := [other for other in lines if other is not line and _command(other) == _command(line)]:
+            nearest = _match({**line, "injected": line["clean"]}, others)
+            for name, window in line["clean"]["windows"].items():
+                if name in nearest["windows"] and _lap_change(nearest, line["clean"]) <= _MOST_LAP_CHANGE:
+                    total_ns = nearest["windows"][name]["total_ns"]
+                    changes.setdefault(name, []).append(abs(window["total_ns"] - total_ns) / total_ns)
+    if not changes:
+        return "No two clean runs were alike, so how much equal runs differ was not measured."
+    each = ", ".join(
+        f"{100 * median(shares):.1f} % of {name} (at most {100 * max(shares):.0f} %, {len(shares)} runs)"
+        for name, shares in sorted(changes.items())
+    )
+    return f"Clean runs held against clean runs in the same way differ in the median by {each}: so much is no error."
+
+
+def _each_once(lines: Sequence[Line]) -> list[Line]:
+    """Return a line for each clean run: one stands in the line of each fault that it was compared with."""
+    runs = [line["clean"] for line in lines]
+    return [line for number, line in enumerate(lines) if line["clean"] not in runs[:number]]
+
+
 def _clean_line(lines: Sequence[Line]) -> str:
-    whole = [line["clean"] for line in lines]
-    # A clean run stands in the line of each fault that it was compared with.
-    runs = [run for number, run in enumerate(whole) if run not in whole[:number]]
+    runs = [line["clean"] for line in _each_once(lines)]
     quiet = [run for run in runs if _others_share(run) <= _MOST_OTHERS]
     found = [
         (run, f"{finding['id']} ({name})")
@@ -248,8 +284,9 @@ def _facts() -> list[str]:
         f"{memory_gib:.0f} GiB. Written by `python -m tools.accuracy`; each pair is a clean and an injected run of the "
         "same command. *Change* is the median change of the window's total, *of expected causes* "
         "the part of it that the causes account for which the injector declares, *error* the median difference between "
-        "the two as a share of the change, over the pairs that changed the total by more than 10 %; *gain* is "
-        "what following the recommendation saved, or removing the fault where nobody did, against the prediction."
+        "the two as a share of the change, over the pairs that changed the total by more than 10 %; *most of the rest* "
+        "is the cause that changed most of those not declared; *gain* is what following the recommendation saved, "
+        "or removing the fault where nobody did, against the prediction."
     ]
 
 

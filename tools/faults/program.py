@@ -226,7 +226,7 @@ FAULTS = (
         "crowd",
         "8 requests at a time (slmtrace run --engine vllm)",
         _crowd,
-        ("engine_queue",),
+        ("engine_queue", "cpu_kernel", "gpu_kernel"),  # a step computes the tokens of all that share it
         ("engine_queue", "batch_interference"),
         ("ttft",),
         needs_engine="vllm",
