@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from recording import recorded_windows
 
 WORKLOAD = Path(__file__).with_name("hf_workload.py")
 MODES = ("LAZY", "EAGER")
@@ -55,16 +55,7 @@ def main() -> None:
 
 def record(command: list[str], mode: str) -> dict[str, float]:
     """Record the workload with modules loaded in one way, and return what the breakdown says, in milliseconds."""
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary, "capture")
-        recorder = [sys.executable, "-m", "slmtrace", "record", "--probes", "ranges,cuda", "-o", str(path), "--"]
-        environ = {**os.environ, "CUDA_MODULE_LOADING": mode}
-        done = subprocess.run(
-            [*recorder, *command], env=environ, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
-        )
-        if done.returncode:
-            sys.exit(f"{mode} failed ({done.returncode}):\n{done.stderr[-2000:]}")
-        windows = json.loads((path / "breakdown.json").read_text())["windows"]
+    windows = recorded_windows(command, ["--probes", "ranges,cuda"], {"CUDA_MODULE_LOADING": mode})
     found: dict[str, float] = {}
     for name in ("load", "ttft"):
         window = next(window for window in windows if (window["name"], window["index"]) == (name, 0))

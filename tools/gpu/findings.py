@@ -10,17 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from overhead import WORKLOADS
-
-_TIMEOUT_S = 300
+from recording import recorded_windows
 
 
 def main() -> None:
@@ -35,30 +32,16 @@ def main() -> None:
     until_s = time.monotonic() + args.seconds
     runs: list[list[dict[str, Any]]] = []
     while len(runs) < args.runs and time.monotonic() < until_s:
-        runs.append(windows(command))
+        runs.append([_finding_part(window) for window in recorded_windows(command)])
         if args.json:
             args.json.write_text(json.dumps(runs) + "\n")
     print(f"{len(runs)} runs")
     print_findings(runs)
 
 
-def windows(command: list[str]) -> list[dict[str, Any]]:
-    """Record the program once, and return each window's label, total and findings.
-
-    Raises:
-        SystemExit: the recording failed.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        capture = Path(temporary, "capture")
-        recorder = [sys.executable, "-m", "slmtrace", "record", "-o", str(capture), "--"]
-        done = subprocess.run([*recorder, *command], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
-        if done.returncode:
-            sys.exit(f"the recording failed ({done.returncode}):\n{done.stderr[-2000:]}")
-        found = json.loads((capture / "breakdown.json").read_text())["windows"]
-    return [
-        {"label": f"{window['name']} {window['index']}", "total_ns": window["total_ns"], "findings": window["findings"]}
-        for window in found
-    ]
+def _finding_part(window: dict[str, Any]) -> dict[str, Any]:
+    label = f"{window['name']} {window['index']}"
+    return {"label": label, "total_ns": window["total_ns"], "findings": window["findings"]}
 
 
 def print_findings(runs: list[list[dict[str, Any]]]) -> None:
