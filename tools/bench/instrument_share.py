@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from slmtrace.engines.models import find_model
+from slmtrace.probes.pyspy import find_pyspy
 
 from .common import publish
 
@@ -40,8 +41,9 @@ def main() -> None:
 def _sample(model: str, rate: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         stacks = Path(scratch, "stacks")
-        spied = ["py-spy", "record", "--rate", str(rate), "--format", "raw", "--output", str(stacks), "--"]
-        recorded = [
+        options = ["--rate", str(rate), "--format", "raw", "--output", str(stacks)]
+        spied = [find_pyspy() or "py-spy", "record", *options, "--"]
+        recorder = [
             sys.executable,
             "-m",
             "slmtrace",
@@ -53,7 +55,7 @@ def _sample(model: str, rate: int) -> dict[str, float]:
         ]
         program = [sys.executable, str(WORKLOAD), model, "1"]
         environ = {**os.environ, "SLM_T0": str(time.time_ns())}
-        subprocess.run([*recorded, "--", *spied, *program], env=environ, check=True, capture_output=True)
+        subprocess.run([*recorder, "--", *spied, *program], env=environ, check=True, capture_output=True)
         counts = [line.rpartition(" ") for line in stacks.read_text().splitlines()]
     n_all = sum(int(count) for _, _, count in counts)
     n_own = sum(int(count) for stack, _, count in counts if _INSTRUMENT in stack.rpartition(";")[2])

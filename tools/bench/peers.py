@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slmtrace.probes.pyspy import find_pyspy
+
 HERE = Path(__file__).resolve().parent
+_PY_SPY = find_pyspy() or "py-spy"
 # The shell's clock just before exec: what a recorder does before that is not the program's load time.
 STAMP = ("sh", "-c", 'SLM_T0=$(date +%s%N) exec "$@"', "sh")
 
@@ -39,7 +42,7 @@ def _viztracer(program: Sequence[str], out: Path) -> list[str]:
 
 def _py_spy(program: Sequence[str], out: Path) -> list[str]:
     options = ["--rate", "100", "--format", "speedscope", "--output", str(out / "profile.json")]
-    return [*STAMP, "py-spy", "record", *options, "--", sys.executable, *program]
+    return [*STAMP, _PY_SPY, "record", *options, "--", sys.executable, *program]
 
 
 def _memray(program: Sequence[str], out: Path) -> list[str]:
@@ -61,7 +64,7 @@ def _bpftrace(program: Sequence[str], out: Path) -> list[str]:
 PEERS = {
     "torch.profiler": Peer(_torch_profiler, ("torch",), "pip install 'slmtrace[hf]'"),
     "viztracer": Peer(_viztracer, ("viztracer",), "pip install 'slmtrace[bench]'"),
-    "py-spy": Peer(_py_spy, ("py-spy",), "pip install slmtrace"),
+    "py-spy": Peer(_py_spy, (_PY_SPY,), "pip install slmtrace"),
     "memray": Peer(_memray, ("memray",), "pip install 'slmtrace[bench]'"),
     "strace": Peer(_strace, ("strace",), "apt-get install strace"),
     "bpftrace": Peer(
