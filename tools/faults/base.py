@@ -50,7 +50,6 @@ class Fault:
     cure: Callable[[Setting], None] | None = None  # what the finding recommends, done while the fault lasts
     is_tested: bool = True  # on a machine that has what it needs
     needs_engine: str = ""  # the one that it is about; none: any
-    is_beside: bool = False  # it uses CPUs outside the command
 
     @contextmanager
     def injected(self, model: Path | None = None, *, is_cured: bool = False) -> Iterator[Setting]:

@@ -165,6 +165,14 @@ def _hog_cpus(setting: Setting) -> None:
     setting.changes.append(f"started {_HOGS_PER_CPU} busy processes on each of {len(cpus)} CPUs")
 
 
+def _share_gpu(setting: Setting) -> None:
+    hog = _start(setting, "tools.faults.gpu_hog")
+    assert hog.stdout is not None
+    if hog.stdout.readline().strip() != b"ready":
+        raise Impossible("no GPU that torch can use")
+    setting.changes.append("started a process that multiplies matrices on the GPU without rest")
+
+
 def _limit_cpu(setting: Setting) -> None:
     """Limit the command by a quota alone: the most weight sees to it that others do not limit it first."""
     quota_us = round(_CPU_SHARE * _CPU_PERIOD_US)
@@ -286,5 +294,14 @@ FAULTS = (
         ("cpu_quota",),
         ("load", "ttft"),
         cure=_lift_limits,
+    ),
+    Fault(
+        "gpu_shared",
+        "another process computes on the GPU",
+        _share_gpu,
+        ("gpu_kernel",),
+        ("gpu_shared",),
+        ("ttft",),
+        is_tested=False,
     ),
 )
