@@ -128,10 +128,7 @@ def _fragment(setting: Setting) -> None:
     free_bytes = _meminfo_bytes("MemFree") - _SPARE_BYTES
     if free_bytes < 1 << 30:
         raise Impossible("too little memory is free")
-    holder = _start(setting, "tools.faults.fragment", str(free_bytes))
-    assert holder.stdout is not None
-    if holder.stdout.readline().strip() != b"ready":
-        raise Impossible("memory could not be cut into pieces")
+    _start_and_wait(setting, "memory could not be cut into pieces", "tools.faults.fragment", str(free_bytes))
     setting.changes.append(f"cut {format_bytes(free_bytes)} of memory into pieces of 28 KiB")
 
 
@@ -166,10 +163,7 @@ def _hog_cpus(setting: Setting) -> None:
 
 
 def _share_gpu(setting: Setting) -> None:
-    hog = _start(setting, "tools.faults.gpu_hog")
-    assert hog.stdout is not None
-    if hog.stdout.readline().strip() != b"ready":
-        raise Impossible("no GPU that torch can use")
+    _start_and_wait(setting, "no GPU that torch can use", "tools.faults.gpu_hog")
     setting.changes.append("started a process that multiplies matrices on the GPU without rest")
 
 
@@ -210,6 +204,18 @@ def _start(setting: Setting, module: str, *arguments: str) -> subprocess.Popen[b
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE)
     setting.undo.kill(process.pid)
     return process
+
+
+def _start_and_wait(setting: Setting, failure: str, module: str, *arguments: str) -> None:
+    """Start a module, and wait until it says that it is ready.
+
+    Raises:
+        Impossible: it ended before; the text is `failure`.
+    """
+    process = _start(setting, module, *arguments)
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != b"ready":
+        raise Impossible(failure)
 
 
 def _set(path: Path, text: str) -> None:
